@@ -1,0 +1,1 @@
+"""Sound: clips, labelled synthesis and its words, and what is heard in it."""

@@ -1,0 +1,1 @@
+"""The lens: MusicGen's sites, the engine that serves them, rows, decoding and the cache."""

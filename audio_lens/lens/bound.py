@@ -1,0 +1,79 @@
+"""A lens bound to its prompts: what TransformerLens's own tools can drive."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from audio_lens.lens.config import LensConfig
+
+if TYPE_CHECKING:
+    from audio_lens.lens.cache import ActivationCache
+    from audio_lens.lens.lens import AudioLens
+
+
+class BoundLens:
+    """TransformerLens's `TransformerLensModel` protocol over a lens and fixed prompts.
+
+    Its tools pass tokens and nothing else, so the prompts are bound beforehand, and tokens are
+    delayed, one column per position, so that their position axis leaves none out. Logits come
+    back aligned to codes, as from the lens.
+
+    Example:
+        >>> from audio_lens.testing import random_musicgen
+        >>> lens = random_musicgen(n_layers=2)
+        >>> bound = lens.bind("a song")
+        >>> tokens = bound.to_tokens(lens.random_codes(frames=5))
+        >>> tokens.shape, bound.run_with_hooks(tokens).shape
+        (torch.Size([1, 4, 8]), torch.Size([1, 4, 5, 256]))
+    """
+
+    def __init__(self, lens: "AudioLens", prompts: Any, guidance_scale: float) -> None:
+        self._lens = lens
+        self._prompts = prompts
+        self._guidance_scale = guidance_scale
+
+    @property
+    def cfg(self) -> LensConfig:
+        """The lens's configuration."""
+        return self._lens.cfg
+
+    def to_tokens(
+        self, codes: Int[Tensor, "batch codebook frame"]
+    ) -> Int[Tensor, "batch codebook pos"]:
+        """Codes with the delay pattern applied."""
+        self._lens.delay.check_codes(codes)
+        return self._lens.delay.apply(codes)
+
+    def __call__(
+        self, tokens: Int[Tensor, "batch codebook pos"], **kwargs: Any
+    ) -> Float[Tensor, "batch codebook frame vocab"]:
+        return self.run_with_hooks(tokens, **kwargs)
+
+    def run_with_hooks(
+        self,
+        tokens: Int[Tensor, "batch codebook pos"],
+        fwd_hooks: Sequence[tuple[Any, Any]] = (),
+        bwd_hooks: Sequence[tuple[Any, Any]] = (),
+        **kwargs: Any,
+    ) -> Float[Tensor, "batch codebook frame vocab"]:
+        """A forward over delayed tokens, hooked."""
+        self._lens.delay.check_tokens(tokens)
+        return self._lens.run_with_hooks(
+            self._prompts,
+            tokens=tokens,
+            fwd_hooks=fwd_hooks,
+            bwd_hooks=bwd_hooks,
+            guidance_scale=self._guidance_scale,
+            **kwargs,
+        )
+
+    def run_with_cache(
+        self, tokens: Int[Tensor, "batch codebook pos"], **kwargs: Any
+    ) -> tuple[Float[Tensor, "batch codebook frame vocab"], "ActivationCache"]:
+        """A forward over delayed tokens, with its activations."""
+        self._lens.delay.check_tokens(tokens)
+        return self._lens.run_with_cache(
+            self._prompts, tokens=tokens, guidance_scale=self._guidance_scale, **kwargs
+        )

@@ -1,0 +1,186 @@
+"""The self-check: on any model, that every site reads as it should and that writing it acts."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from audio_lens.lens.intervention import Intervention
+from audio_lens.lens.run import Hook
+from audio_lens.lens.sites import Site
+
+if TYPE_CHECKING:
+    from audio_lens.lens.lens import AudioLens
+
+_FRAMES = 6
+_ROWS_AT_ONCE = 64
+_PROMPT = "a slow piano melody over drums"
+
+
+@dataclass(frozen=True)
+class SiteCheck:
+    """What the self-check found at one site."""
+
+    name: str
+    write: str
+    seen: bool
+    """Whether the site fired, with the axes the table says."""
+    effect: float | None
+    """Largest change of any logit when the site was written; None where it is read-only."""
+
+    @property
+    def ok(self) -> bool:
+        """Seen, and either read-only or of effect when written."""
+        return self.seen and (self.effect is None or self.effect > 0)
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The self-check's findings; prints as a table.
+
+    Example:
+        >>> from audio_lens.testing import random_musicgen
+        >>> random_musicgen(n_layers=2).check().ok
+        True
+    """
+
+    model_name: str
+    identity: bool
+    """Logits with every site hooked, but nothing changed, equal the plain ones to the bit."""
+    isolated: bool
+    """A row that nobody writes stays equal to the bit while all others are written."""
+    residuals: bool
+    """The stream between sublayers is the sum of its parts, to the bit."""
+    sites: tuple[SiteCheck, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything passed."""
+        return not self.failures
+
+    @property
+    def failures(self) -> list[str]:
+        """What failed, by name."""
+        flags = {
+            "identity": self.identity,
+            "isolation of rows": self.isolated,
+            "residual identities": self.residuals,
+        }
+        return [name for name, ok in flags.items() if not ok] + [
+            site.name for site in self.sites if not site.ok
+        ]
+
+    def __repr__(self) -> str:
+        passed = sum(site.ok for site in self.sites)
+        lines = [
+            f"{self.model_name}: {passed} of {len(self.sites)} sites pass; "
+            f"identity {_word(self.identity)}; isolation of rows {_word(self.isolated)}; "
+            f"residual identities {_word(self.residuals)}",
+            f"{'site':<38}{'write':<8}{'effect':>10}  result",
+        ]
+        for site in self.sites:
+            effect = "" if site.effect is None else f"{site.effect:.2e}"
+            lines.append(f"{site.name:<38}{site.write:<8}{effect:>10}  {_word(site.ok)}")
+        return "\n".join(lines)
+
+
+def check(lens: "AudioLens") -> CheckReport:
+    """Read every site in one forward, then write each one on a row of its own.
+
+    Rows are compared with themselves in an unwritten forward of the same shape, so that a write
+    without effect shows as exactly zero. A row that nobody writes rides along.
+    """
+    codes = lens.random_codes(frames=_FRAMES, seed=0)
+    prompts = [_PROMPT] if lens.has_tokenizer else None
+    seen: dict[str, Tensor] = {}
+
+    def look(tensor: Tensor, *, hook: Hook) -> Tensor:
+        seen[hook.name] = tensor.clone()
+        return tensor
+
+    with torch.no_grad():
+        plain = lens(prompts, codes)
+        hooked = lens.run_with_hooks(prompts, codes, fwd_hooks=[(lambda name: True, look)])
+        writable = [site for site in lens.sites if site.write != "no"]
+        effects: dict[str, float] = {}
+        isolated = True
+        for start in range(0, len(writable), _ROWS_AT_ONCE):
+            chunk = writable[start : start + _ROWS_AT_ONCE]
+            change = _changes(lens, prompts, codes, chunk)
+            isolated &= float(change[0]) == 0
+            effects |= {s.name: float(c) for s, c in zip(chunk, change[1:], strict=True)}
+    return CheckReport(
+        model_name=lens.cfg.model_name,
+        identity=torch.equal(plain, hooked),
+        isolated=isolated,
+        residuals=_residual_identities(seen, lens.cfg.n_layers),
+        sites=tuple(
+            SiteCheck(
+                s.name, s.write, _as_declared(lens, s, seen.get(s.name)), effects.get(s.name)
+            )
+            for s in lens.sites
+        ),
+    )
+
+
+def _changes(
+    lens: "AudioLens", prompts: list[str] | None, codes: Tensor, sites: list[Site]
+) -> Float[Tensor, "row"]:
+    """The largest change of any logit, for an unwritten row and a row per written site."""
+    batch = codes.expand(len(sites) + 1, -1, -1)
+    plain = lens(prompts, batch)
+    writes = [Intervention(site, _disturb, rows=[row]) for row, site in enumerate(sites, start=1)]
+    with lens.intervene(*writes):
+        written = lens(prompts, batch)
+    return (written - plain).abs().flatten(1).amax(1)
+
+
+def _disturb(tensor: Tensor, coefficient: float, hook: Hook) -> Tensor:
+    """Another value of the same size: noise that differs along every axis."""
+    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
+    noise = noise.to(tensor.device, tensor.dtype)
+    if hook.name.endswith("pattern"):
+        return noise.softmax(-1)
+    finite = tensor[tensor.isfinite()]
+    return tensor + noise * (1 + finite.abs().mean())
+
+
+def _as_declared(lens: "AudioLens", site: Site, value: Tensor | None) -> bool:
+    if value is None:
+        return False
+    cfg = lens.cfg
+    known = {
+        "batch": 1, "codebook": cfg.n_codebooks, "pos": _FRAMES + max(cfg.delays),
+        "query": _FRAMES + max(cfg.delays), "key": _FRAMES + max(cfg.delays),
+        "head": cfg.n_heads, "d_head": cfg.d_head, "d_model": cfg.d_model, "d_mlp": cfg.d_mlp,
+        "d_text": cfg.d_text, "vocab": cfg.d_vocab, "1": 1,
+    }  # fmt: skip
+    return value.ndim == len(site.axes) and all(
+        known.get(axis, size) == size for axis, size in zip(site.axes, value.shape, strict=True)
+    )
+
+
+def _residual_identities(seen: dict[str, Tensor], n_layers: int) -> bool:
+    for layer in range(n_layers):
+        x = {name: seen.get(f"blocks.{layer}.hook_{name}") for name in _STREAM}
+        if any(value is None for value in x.values()):
+            return False
+        sums = [
+            (x["resid_pre"] + x["attn_out"], x["resid_mid"]),
+            (x["resid_mid"] + x["cross_attn_out"], x["resid_mid2"]),
+            (x["resid_mid2"] + x["mlp_out"], x["resid_post"]),
+        ]
+        if not all(torch.equal(made, read) for made, read in sums):
+            return False
+    return True
+
+
+_STREAM = (
+    "resid_pre", "attn_out", "resid_mid", "cross_attn_out", "resid_mid2", "mlp_out", "resid_post"
+)  # fmt: skip
+
+
+def _word(ok: bool) -> str:
+    return "ok" if ok else "FAILED"

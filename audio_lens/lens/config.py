@@ -1,0 +1,80 @@
+"""What a lens knows about its model's shape, in one frozen record."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class LensConfig:
+    """Shape and units of a wrapped MusicGen; field names follow TransformerLens.
+
+    Example:
+        >>> from audio_lens.testing import random_musicgen
+        >>> random_musicgen(n_layers=2).cfg.delays
+        (0, 1, 2, 3)
+    """
+
+    model_name: str
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int
+    d_text: int
+    """Width of the text encoder's output."""
+    n_codebooks: int
+    delays: tuple[int, ...]
+    """Positions by which each codebook lags behind the first."""
+    d_vocab: int
+    """Codes per codebook; the id `d_vocab` itself is BOS and padding."""
+    n_ctx: int
+    """Positions the model was built for."""
+    frame_rate: int
+    """Frames, and positions, per second of audio."""
+    sample_rate: int
+    """Samples per second of audio, in Hz."""
+    audio_channels: int
+    act_fn: str
+    device: torch.device
+    dtype: torch.dtype
+    n_key_value_heads: None = None
+    normalization_type: str = "LN"
+    attn_only: bool = False
+
+    @property
+    def bos(self) -> int:
+        """The id that starts a sequence and fills cells the delay pattern leaves empty."""
+        return self.d_vocab
+
+    @property
+    def max_seconds(self) -> float:
+        """The longest clip that fits the model's positions."""
+        return (self.n_ctx - max(self.delays)) / self.frame_rate
+
+    @classmethod
+    def of(cls, model: nn.Module, name: str) -> "LensConfig":
+        """Read the shape of a `MusicgenForConditionalGeneration`."""
+        decoder, audio = model.config.decoder, model.config.audio_encoder
+        channels = decoder.audio_channels
+        parameter = next(model.decoder.parameters())
+        return cls(
+            model_name=name,
+            n_layers=decoder.num_hidden_layers,
+            n_heads=decoder.num_attention_heads,
+            d_model=decoder.hidden_size,
+            d_head=decoder.hidden_size // decoder.num_attention_heads,
+            d_mlp=decoder.ffn_dim,
+            d_text=model.config.text_encoder.hidden_size,
+            n_codebooks=decoder.num_codebooks,
+            delays=tuple(k // channels for k in range(decoder.num_codebooks)),
+            d_vocab=decoder.vocab_size,
+            n_ctx=decoder.max_position_embeddings,
+            frame_rate=audio.frame_rate,
+            sample_rate=audio.sampling_rate,
+            audio_channels=channels,
+            act_fn=decoder.activation_function,
+            device=parameter.device,
+            dtype=parameter.dtype,
+        )

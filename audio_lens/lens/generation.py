@@ -1,0 +1,163 @@
+"""A generation: rows planned and checked before work begins, run group by group, made clips."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from audio_lens.audio.clip import Clip
+from audio_lens.errors import InputError
+from audio_lens.lens.decode import Sampling, decode
+from audio_lens.lens.rows import Group, Prompts, as_prompts, as_seeds, branches_for, group_rows
+from audio_lens.lens.run import Run
+
+if TYPE_CHECKING:
+    from audio_lens.lens.lens import AudioLens
+
+_DECODED_AT_ONCE = 16
+"""Clips that EnCodec turns into sound together: its activations outweigh the decoder's."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Rows ready to be generated."""
+
+    lens: "AudioLens"
+    prompts: tuple[str | None, ...]
+    seeds: tuple[int, ...]
+    frames: int
+    known: Int[Tensor, "batch codebook frame"]
+    sampling: Sampling
+    groups: list[Group]
+
+    @classmethod
+    def plan(
+        cls,
+        lens: "AudioLens",
+        prompts: Prompts,
+        *,
+        seconds: float,
+        seed: int | Sequence[int],
+        sampling: Sampling,
+        prefix: Any,
+        row_group: int | None,
+    ) -> "Generation":
+        """Check everything that was asked for and lay out the rows."""
+        frames = _frames(lens, seconds)
+        known = None if prefix is None else _prefix_codes(lens, prefix, frames)
+        n_rows = len(known) if known is not None and len(known) > 1 else None
+        if n_rows is None and not isinstance(seed, int) and (prompts is None or isinstance(prompts, str)):
+            n_rows = len(tuple(seed))
+        prompts = as_prompts(prompts, n_rows)
+        n_rows = len(prompts)
+        if known is None:
+            known = torch.zeros(1, lens.cfg.n_codebooks, 0, dtype=torch.long)
+        known = known.to(lens.cfg.device).expand(n_rows, -1, -1)
+        groups = group_rows(prompts, row_group, lens._text)
+        return cls(lens, prompts, as_seeds(seed, n_rows), frames, known, sampling, groups)
+
+    def run(self, *, progress: bool) -> list[Clip]:
+        """The clips, in order of rows."""
+        from tqdm.auto import tqdm
+
+        steps = self.lens.delay.n_positions(self.frames) - self.known.shape[-1]
+        codes: dict[int, Tensor] = {}
+        with tqdm(
+            total=steps * len(self.groups),
+            desc=f"generating {len(self.prompts)} x {self.frames / self.lens.cfg.frame_rate:g} s",
+            disable=not progress,
+            leave=False,
+            unit="step",
+        ) as bar:
+            for group in self.groups:
+                made = self._run_group(group, bar.update)
+                codes |= dict(zip(group.rows, made, strict=False))
+        return self._clips(torch.stack([codes[row] for row in range(len(self.prompts))]))
+
+    @torch.no_grad()
+    def _run_group(self, group: Group, tick: Any) -> Int[Tensor, "row codebook frame"]:
+        from audio_lens.lens.lens import ordinary_tensors
+
+        lens = self.lens
+        # Guidance is decided by all rows, so that a row does not depend on its group.
+        branches = branches_for(self.prompts, self.sampling.guidance_scale)
+        run = Run(group.rows, group.padded, branches, lens.cfg.frame_rate, len(self.prompts))
+        grid = lens.delay.grid(torch.stack(group.pad(self.known)), self.frames)
+        with ordinary_tensors(), lens._engine.running(run):
+            text = lens._text.encode(group.pad(self.prompts), run, length=group.text_length)
+            return decode(
+                lens._module.decoder,
+                text,
+                grid,
+                run=run,
+                seeds=group.pad(self.seeds),
+                sampling=self.sampling,
+                pattern=lens.delay,
+                tick=tick,
+            )
+
+    def _clips(self, codes: Int[Tensor, "batch codebook frame"]) -> list[Clip]:
+        lens = self.lens
+        waveforms = decode_codes(lens, codes)
+        settings = {
+            "model": lens.cfg.model_name,
+            "seconds": self.frames / lens.cfg.frame_rate,
+            **asdict(self.sampling),
+            "transformers": version("transformers"),
+            "torch": torch.__version__,
+        }
+        return [
+            Clip(
+                waveform=waveform,
+                sample_rate=lens.cfg.sample_rate,
+                codes=row_codes,
+                prompt=self.prompts[row],
+                seed=self.seeds[row],
+                interventions=lens._engine.labels(row),
+                settings=settings,
+            )
+            for row, (waveform, row_codes) in enumerate(zip(waveforms, codes.cpu(), strict=True))
+        ]
+
+
+@torch.no_grad()
+def decode_codes(lens: "AudioLens", codes: Int[Tensor, "batch codebook frame"]) -> list[Tensor]:
+    """Waveforms `[channel sample]` of codes, on the CPU in float32."""
+    codec = lens._module.audio_encoder
+    waveforms: list[Tensor] = []
+    for part in codes.split(_DECODED_AT_ONCE):
+        values = codec.decode(part[None], audio_scales=[None] * len(part)).audio_values
+        waveforms += values.float().cpu().unbind()
+    return waveforms
+
+
+def _frames(lens: "AudioLens", seconds: float) -> int:
+    if not isinstance(seconds, int | float) or not seconds > 0:
+        raise InputError(f"seconds must be above 0, got {seconds!r}.")
+    frames = lens.delay.frames(seconds)
+    if frames < 1:
+        raise InputError(
+            f"{seconds} s is shorter than one frame ({1 / lens.cfg.frame_rate:g} s): ask for more."
+        )
+    if seconds > lens.cfg.max_seconds:
+        raise InputError(
+            f"{seconds} s exceed what the model has positions for: at most "
+            f"{lens.cfg.max_seconds:.2f} s."
+        )
+    return frames
+
+
+def _prefix_codes(lens: "AudioLens", prefix: Any, frames: int) -> Tensor:
+    codes = prefix if isinstance(prefix, Tensor) else lens.encode(prefix)
+    lens.delay.check_codes(codes, name="prefix")
+    if codes.shape[-1] >= frames:
+        rate = lens.cfg.frame_rate
+        raise InputError(
+            f"the prefix lasts {codes.shape[-1] / rate:g} s and the clip {frames / rate:g} s, "
+            f"prefix included: ask for more seconds, or a shorter prefix."
+        )
+    return codes

@@ -1,0 +1,493 @@
+"""AudioLens: a MusicGen whose every site is named, readable and writable."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from nnsight.intervention.interleaver import Mediator
+from nnsight.modeling.huggingface import HuggingFaceModel
+from torch import Tensor, nn
+
+from audio_lens.audio.clip import Clip
+from audio_lens.errors import AudioLensError, HookError, InputError, SiteError
+from audio_lens.lens.attention import use_lens_attention
+from audio_lens.lens.bound import BoundLens
+from audio_lens.lens.config import LensConfig
+from audio_lens.lens.decode import Sampling, guide
+from audio_lens.lens.delay import DelayPattern
+from audio_lens.lens.engine import (
+    Engine,
+    HookFunction,
+    Registration,
+    StopRun,
+    check_write,
+    trace_location,
+)
+from audio_lens.lens.generation import Generation
+from audio_lens.lens.intervention import Intervention
+from audio_lens.lens.loading import check_model_type, load_musicgen
+from audio_lens.lens.musicgen_sites import musicgen_sites
+from audio_lens.lens.recording import Recording
+from audio_lens.lens.rows import Prompts, TextEncoder, as_prompts, branches_for
+from audio_lens.lens.run import Branch, Run, check_branch
+from audio_lens.lens.sites import Site, Spec
+from audio_lens.lens.weights import Weights
+
+Codes = Int[Tensor, "batch codebook frame"]
+Logits = Float[Tensor, "batch codebook frame vocab"]
+Hooks = Sequence[tuple[Spec, HookFunction]]
+
+
+class AudioLens(Weights, HuggingFaceModel):
+    """A MusicGen wrapped with nnsight, its sites named as in TransformerLens.
+
+    Example:
+        >>> from audio_lens import AudioLens
+        >>> lens = AudioLens.from_pretrained("toy")
+        >>> clips = lens.generate("a fast bright organ melody", seconds=0.5, progress=False)
+        >>> logits, cache = lens.run_with_cache(clips[0].prompt, clips[0].codes[None])
+        >>> cache["resid_post", 2].shape
+        torch.Size([1, 28, 128])
+    """
+
+    AUTO_CLASS = "MusicgenForConditionalGeneration"
+
+    def __init__(
+        self, model: str | Path | nn.Module, processor: Any = None, *, name: str = "", **options: Any
+    ) -> None:
+        if isinstance(model, str | Path):
+            name = name or str(model)
+            model, processor = load_musicgen(model, **options)
+        model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+        name = name or getattr(model, "name_or_path", "") or type(model).__name__
+        check_model_type(model_type, name)
+        model.eval()  # dropout would break every identity this lens promises
+        use_lens_attention(model.decoder)
+        engine = Engine()
+        super().__init__(model, interleaver=engine)
+        self.repo_id = name
+        self.processor = processor
+        self.sites = musicgen_sites(model)
+        engine.attach(self.sites)
+        self._engine = engine
+        self._text = TextEncoder(model, getattr(processor, "tokenizer", None), engine)
+        self._describe()
+        _assert_residual_aliasing(model)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> "AudioLens":
+        """Load a checkpoint by hub name, local folder, or `"toy"` for the one that ships.
+
+        Args:
+            name: For instance `"facebook/musicgen-small"`. Only a hub name uses the network.
+            revision: Branch, tag or commit on the hub.
+            device: Where to put it.
+            dtype: Floating-point type of the weights.
+            options: Passed on to transformers' `from_pretrained`.
+
+        Raises:
+            InputError: nothing there that is a cross-attending MusicGen.
+        """
+        if dtype is not None:
+            options["dtype"] = dtype
+        model, processor = load_musicgen(name, revision=revision, **options)
+        return cls(model if device is None else model.to(device), processor, name=str(name))
+
+    @classmethod
+    def from_model(cls, model: nn.Module, processor: Any = None, *, name: str = "") -> "AudioLens":
+        """Wrap a `MusicgenForConditionalGeneration` that is in memory.
+
+        The model is put in evaluation mode and its decoder's attention is routed through the
+        lens, on the same kernel; nothing else of it changes.
+        """
+        return cls(model, processor, name=name)
+
+    # -- what it is -----------------------------------------------------------------------------
+
+    @property
+    def hf_model(self) -> nn.Module:
+        """The wrapped transformers model.
+
+        Raises:
+            AudioLensError: hooks are active, which a direct call would not obey as asked.
+        """
+        if self._engine.active:
+            raise AudioLensError(
+                "lens.hf_model is out of reach while hooks are active, because calling it would "
+                "bypass the lens. Use `lens(prompts, codes)` or `lens.generate(...)`, or leave "
+                "the `with` block first."
+            )
+        return self._module
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether prompts can be read; without a processor only prompts=None works."""
+        return self._text.has_tokenizer
+
+    def to(self, *args: Any, **kwargs: Any) -> "AudioLens":
+        """Move or cast the model in place; returns the lens."""
+        self._module.to(*args, **kwargs)
+        self._describe()
+        return self
+
+    def cpu(self) -> "AudioLens":
+        """Move the model to the CPU in place; returns the lens."""
+        return self.to("cpu")
+
+    def cuda(self, device: int | torch.device | None = None) -> "AudioLens":
+        """Move the model to an accelerator in place; returns the lens."""
+        return self.to("cuda" if device is None else device)
+
+    def _describe(self) -> None:
+        self.cfg = LensConfig.of(self._module, self.repo_id)
+        self.delay = DelayPattern(self.cfg.delays, self.cfg.bos, self.cfg.frame_rate)
+
+    def text_tokens(self, prompt: str) -> list[str]:
+        """The text tokens of a prompt: the `token` axis of cross-attention."""
+        return self._text.tokens(prompt)
+
+    def random_codes(self, *, frames: int, batch: int = 1, seed: int = 0) -> Codes:
+        """Codes drawn uniformly, for tests and shapes."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (batch, self.cfg.n_codebooks, frames)
+        codes = torch.randint(self.cfg.d_vocab, shape, generator=generator)
+        return codes.to(self.cfg.device)
+
+    def check(self) -> "CheckReport":  # noqa: F821 - imported where it is used
+        """Read and write every site and report what does not behave; prints as a table."""
+        from audio_lens.lens.check import check
+
+        return check(self)
+
+    def bind(self, prompts: Prompts, *, guidance_scale: float = 1.0) -> BoundLens:
+        """This lens with its prompts fixed, as TransformerLens's tools expect a model."""
+        return BoundLens(self, prompts, guidance_scale)
+
+    # -- forward ----------------------------------------------------------------------------------
+
+    def __call__(
+        self, prompts: Prompts, codes: Codes | None = None, *, guidance_scale: float = 1.0, **more: Any
+    ) -> Logits:
+        """Teacher-forced logits: `[b, k, f]` predicts `codes[b, k, f]`.
+
+        Args:
+            prompts: One text, one per row, or None for unconditional.
+            codes: Undelayed; a single row serves every prompt.
+            guidance_scale: Above 1, both branches are run and guided as in generation.
+
+        Raises:
+            InputError: prompts or codes that cannot be run.
+        """
+        tokens = self._tokens(codes, more.pop("tokens", None))
+        if more:
+            raise TypeError(f"unexpected arguments: {sorted(more)}.")
+        return self._forward(prompts, tokens, guidance_scale)
+
+    def _tokens(self, codes: Any, tokens: Tensor | None) -> Tensor:
+        if tokens is None:
+            self.delay.check_codes(codes)
+            tokens = self.delay.apply(codes.to(self.cfg.device))
+        if tokens.shape[-1] > self.cfg.n_ctx:
+            raise InputError(
+                f"{tokens.shape[-1]} positions exceed the model's {self.cfg.n_ctx} "
+                f"({self.cfg.max_seconds:.1f} s of audio)."
+            )
+        return tokens
+
+    def _forward(self, prompts: Prompts, tokens: Tensor, guidance_scale: float) -> Logits:
+        prompts = as_prompts(prompts, len(tokens) if len(tokens) > 1 else None)
+        tokens = tokens.expand(len(prompts), -1, -1)
+        branches = branches_for(prompts, guidance_scale)
+        n_rows, length = len(prompts), tokens.shape[-1]
+        run = Run(tuple(range(n_rows)), n_rows, branches, self.cfg.frame_rate, n_rows, length=length)
+        with ordinary_tensors(), self._engine.running(run):
+            text = self._text.encode(prompts, run)
+            logits = self._module.decoder(
+                input_ids=tokens.repeat(len(branches), 1, 1).flatten(0, 1),
+                encoder_hidden_states=text.states,
+                encoder_attention_mask=text.mask,
+                use_cache=False,
+            ).logits
+        logits = logits.unflatten(0, (-1, self.cfg.n_codebooks))
+        return self.delay.align(guide(logits, run, guidance_scale))
+
+    def run_with_hooks(
+        self,
+        prompts: Prompts,
+        codes: Codes | None = None,
+        *,
+        fwd_hooks: Hooks = (),
+        bwd_hooks: Hooks = (),
+        branch: Branch = "both",
+        guidance_scale: float = 1.0,
+        **more: Any,
+    ) -> Logits:
+        """`lens(prompts, codes)` with hooks in place; see `hooks`."""
+        with self.hooks(fwd_hooks, bwd_hooks=bwd_hooks, branch=branch):
+            return self(prompts, codes, guidance_scale=guidance_scale, **more)
+
+    def run_with_cache(
+        self,
+        prompts: Prompts,
+        codes: Codes | None = None,
+        *,
+        names_filter: Spec | None = None,
+        stop_at_layer: int | None = None,
+        incl_bwd: bool | Callable[[Logits], Tensor] = False,
+        device: str | torch.device | None = None,
+        remove_batch_dim: bool = False,
+        guidance_scale: float = 1.0,
+        **more: Any,
+    ) -> tuple[Tensor, "ActivationCache"]:  # noqa: F821
+        """`lens(prompts, codes)` and the activations on the way.
+
+        Args:
+            prompts: As for the lens itself.
+            codes: As for the lens itself.
+            names_filter: Sites to keep: a name, shorthand, glob, filter or list; None keeps all.
+            stop_at_layer: Stop before this block and return the stream entering it instead of
+                logits.
+            incl_bwd: Also keep gradients, under the site's name and `_grad`: of the mean negative
+                log-probability of the codes, or of what a function makes of the logits.
+            device: Where to keep the activations.
+            remove_batch_dim: Drop the batch axis of a single row.
+            guidance_scale: Above 1 the cache holds both branches.
+        """
+        recording = Recording(self.sites.resolve(names_filter or (lambda name: True)), device)
+        registrations = recording.registrations(gradients=bool(incl_bwd))
+        if stop_at_layer is not None:
+            registrations.append(_stop_before(self.sites, stop_at_layer))
+        with ExitStack() as stack:
+            stack.enter_context(self._engine.registered(registrations))
+            if incl_bwd:
+                stack.enter_context(torch.enable_grad())
+            try:
+                result = self(prompts, codes, guidance_scale=guidance_scale, **more)
+            except StopRun as stopped:
+                result = stopped.value
+            if incl_bwd:
+                self._backward(result, codes, incl_bwd)
+        cache = recording.cache(self)
+        return result, cache.remove_batch_dim() if remove_batch_dim else cache
+
+    def _backward(self, logits: Tensor, codes: Codes, metric: bool | Callable) -> None:
+        if metric is True:
+            if codes is None or logits.ndim != 4:
+                raise InputError("incl_bwd=True needs codes and logits; give a function of them.")
+            metric = lambda logits: nn.functional.cross_entropy(  # noqa: E731
+                logits.flatten(0, 2), codes.expand(len(logits), -1, -1).flatten()
+            )
+        metric(logits).sum().backward()
+
+    # -- hooks, interventions, traces -----------------------------------------------------------
+
+    @contextmanager
+    def hooks(
+        self, fwd_hooks: Hooks = (), *, bwd_hooks: Hooks = (), branch: Branch = "both"
+    ) -> Iterator["AudioLens"]:
+        """Hooks in place for forward and generation alike.
+
+        A hook is `fn(tensor, *, hook) -> tensor | None`, called once per branch, cond first;
+        in-place edits count whether or not it returns the tensor. Backward hooks get the
+        gradient at the site, when something is differentiated.
+
+        Example:
+            >>> def silence(tensor, *, hook):
+            ...     tensor[:, :, 3] = 0
+            >>> with lens.hooks([("blocks.2.attn.hook_z", silence)]):  # doctest: +SKIP
+            ...     lens.generate("a piano melody")
+        """
+        registrations = [
+            self._registration(spec, fn, branch, kind)
+            for kind, pairs in (("write", fwd_hooks), ("backward", bwd_hooks))
+            for spec, fn in pairs
+        ]
+        with self._engine.registered(registrations):
+            yield self
+
+    def _registration(self, spec: Spec, fn: HookFunction, branch: str, kind: str) -> Registration:
+        if not callable(fn):
+            raise HookError(f"the hook at {spec!r} is no function: {fn!r}.")
+        sites = self.sites.resolve(spec)
+        check_branch(branch, sites)
+        said = getattr(fn, "__name__", "hook")
+        names = ", ".join(dict.fromkeys(site.shorthand for site in sites))
+        return Registration(fn, sites, branch, kind, label=lambda row: f"{said} at {names}")
+
+    @contextmanager
+    def intervene(self, *interventions: Intervention) -> Iterator["AudioLens"]:
+        """Interventions in place for forward and generation alike; they add up in order."""
+        bound = [intervention.bind(self.sites) for intervention in interventions]
+        with self._engine.registered(bound):
+            yield self
+
+    def steer(self, direction: Any, **options: Any) -> Any:
+        """A direction added while the `with` block lasts; see `audio_lens.steering.steer`."""
+        from audio_lens.steering import steer
+
+        return steer(self, direction, **options)
+
+    def sweep(self, prompts: Prompts, **options: Any) -> Any:
+        """Clips over prompts, seeds and coefficients; see `audio_lens.steering.sweep`."""
+        from audio_lens.steering import sweep
+
+        return sweep(self, prompts, **options)
+
+    def trace(self, prompts: Prompts = None, codes: Codes | None = None, **options: Any) -> Any:
+        """A raw nnsight trace over a forward, or with `fn=lens.generate` over a generation.
+
+        Inside, `site` and `set_site` reach the named sites, in order of execution.
+        """
+        if options.get("fn") is None:
+            options["fn"] = self.__call__
+            return super().trace(prompts, codes, **options)
+        return super().trace(prompts, **options)
+
+    def site(self, name: str, *, branch: Branch = "cond") -> Tensor:
+        """Inside a trace: the tensor at a site. Edits in place count."""
+        return Mediator.value(self._parking(name, branch)[1])
+
+    def set_site(self, name: str, value: Tensor, *, branch: Branch = "cond") -> None:
+        """Inside a trace: put a tensor in place of the one at a site."""
+        site, location = self._parking(name, branch)
+        if site.write == "no":
+            raise HookError(f"{site.name} is read-only.")
+        Mediator.swap(location, value)
+
+    def _parking(self, name: str, branch: str) -> tuple[Site, str]:
+        sites = self.sites.resolve(name)
+        if len(sites) > 1:
+            raise SiteError(f"{name!r} is a site of every layer: say {sites[0].name!r} or another.")
+        if branch == "both":
+            raise SiteError('a trace reads one branch at a time: "cond" or "uncond".')
+        check_branch(branch, sites)
+        return sites[0], trace_location(sites[0], branch)
+
+    # -- sound ----------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Prompts = None,
+        *,
+        seconds: float = 8.0,
+        seed: int | Sequence[int] = 0,
+        guidance_scale: float = 3.0,
+        do_sample: bool = True,
+        temperature: float = 1.0,
+        top_k: int = 250,
+        prefix: Clip | Sequence[Clip] | Codes | None = None,
+        names_filter: Spec | None = None,
+        row_group: int | None = None,
+        progress: bool = True,
+    ) -> list[Clip] | tuple[list[Clip], "ActivationCache"]:  # noqa: F821
+        """Make clips, one per row, under whatever hooks are in place.
+
+        Args:
+            prompts: One text, one per row, or None for unconditional music.
+            seconds: Length of the clips, prefix included.
+            seed: One for every row, or one per row. A row's randomness is its seed's alone.
+            guidance_scale: Classifier-free guidance; 1 is off, and so it is without a prompt.
+            do_sample: False takes the likeliest code each time.
+            temperature: Flattens (above 1) or sharpens the distribution that is drawn from.
+            top_k: Draw from so many likeliest codes.
+            prefix: A clip, one per row, or codes to continue.
+            names_filter: Also return the activations of these sites, over all positions.
+            row_group: Run rows in groups of exactly this size, so that a row's result is
+                bit-equal however it is batched; slower where groups are small.
+            progress: Show a progress bar.
+
+        Returns:
+            The clips, in order of rows; with `names_filter` also the cache.
+
+        Raises:
+            InputError: prompts, seconds, seeds or a prefix that cannot be run.
+        """
+        generation = Generation.plan(
+            self,
+            prompts,
+            seconds=seconds,
+            seed=seed,
+            sampling=Sampling(guidance_scale, do_sample, temperature, top_k),
+            prefix=prefix,
+            row_group=row_group,
+        )
+        if names_filter is None:
+            return generation.run(progress=progress)
+        recording = Recording(self.sites.resolve(names_filter), None)
+        with self._engine.registered(recording.registrations()):
+            clips = generation.run(progress=progress)
+        return clips, recording.cache(self)
+
+    def encode(
+        self, audio: Clip | str | Path | Any | Sequence[Any], *, sample_rate: int | None = None
+    ) -> Codes:
+        """Codes of clips, audio files or arrays; clips that have codes keep them.
+
+        Args:
+            audio: One or several of: a `Clip`, a path, an array `[sample]` or `[channel sample]`.
+            sample_rate: Of arrays, in Hz; other rates than the model's are resampled.
+        """
+        from audio_lens.lens.encoding import encode
+
+        return encode(self, audio, sample_rate)
+
+
+@contextmanager
+def ordinary_tensors() -> Iterator[None]:
+    """Inference tensors cannot be hooked or differentiated: run as under no_grad instead."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _stop_before(sites: Any, layer: int) -> Registration:
+    site = sites[f"blocks.{sites.layer(layer)}.hook_resid_pre"]
+
+    def stop(tensor: Tensor, *, hook: Any) -> None:
+        raise StopRun(tensor)
+
+    return Registration(stop, (site,), "cond", "read")
+
+
+@torch.no_grad()
+def _assert_residual_aliasing(model: nn.Module) -> None:
+    """The in-place write of resid_mid rests on the norm's input being the stream itself."""
+    block = model.decoder.model.decoder.layers[0]
+    d_model, weight = model.config.decoder.hidden_size, block.fc1.weight
+    x = torch.ones(1, 1, d_model, device=weight.device, dtype=weight.dtype)
+    outputs: list[Tensor] = []
+
+    def empty_the_stream(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        args[0].zero_()
+
+    handles = [
+        block.final_layer_norm.register_forward_pre_hook(empty_the_stream),
+        block.fc2.register_forward_hook(lambda module, args, out: outputs.append(out)),
+    ]
+    try:
+        out = block(x.clone(), None, x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not torch.equal(out, outputs[0]):
+        raise AudioLensError(
+            "this transformers version no longer hands the residual stream itself to the "
+            "LayerNorms, so resid_mid and resid_mid2 could not be written. Install the versions "
+            "in constraints.txt."
+        )
+
+
+__all__ = ["AudioLens", "check_write"]

@@ -1,0 +1,222 @@
+"""The site table of cross-attending MusicGen: names, locations, axes, order of execution."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from audio_lens.lens import ports
+from audio_lens.lens.ports import Port
+from audio_lens.lens.sites import Site, SiteTable
+
+DECODER = "model.decoder.model.decoder"
+TEXT_PROJECTION = "text.projection"
+"""Virtual location: the projected, masked text states, as cross-attention reads them."""
+
+COND = ("cond",)
+STREAM = ("batch", "pos", "d_model")
+HEADS = ("batch", "pos", "head", "d_head")
+MLP = ("batch", "pos", "d_mlp")
+
+
+def attention_location(kind: str, layer: int, point: str) -> str:
+    """Virtual location inside the attention function of a layer (kind `self` or `cross`)."""
+    return f"attention.{kind}.{layer}.{point}"
+
+
+def musicgen_sites(model: nn.Module) -> SiteTable:
+    """The sites of a `MusicgenForConditionalGeneration`, in order of execution."""
+    decoder = model.decoder.model.decoder
+    sites = [*_text(), *_embedding(len(decoder.embed_tokens))]
+    for layer, block in enumerate(decoder.layers):
+        sites += _block(layer, block)
+    sites += _norm("ln_final", f"{DECODER}.layer_norm", decoder.layer_norm, "the final LayerNorm")
+    sites.append(
+        Site(
+            "hook_logits",
+            "model.decoder.output",
+            ports.Logits(len(decoder.embed_tokens)),
+            ("batch", "codebook", "pos", "vocab"),
+            "logits by position, per branch, before guidance",
+        )
+    )
+    return SiteTable(sites)
+
+
+def _text() -> Iterator[Site]:
+    yield Site(
+        "text.hook_out",
+        "model.text_encoder.output",
+        ports.TextStates(),
+        ("batch", "token", "d_text"),
+        "the text encoder's last hidden state",
+        steps="first",
+        branches=COND,
+    )
+    yield Site(
+        "text.hook_proj",
+        TEXT_PROJECTION,
+        Port(),
+        ("batch", "token", "d_model"),
+        "the text as cross-attention reads it: projected, padding zeroed",
+        steps="first",
+        branches=COND,
+    )
+
+
+def _embedding(n_codebooks: int) -> Iterator[Site]:
+    first = f"{DECODER}.layers.0.input"
+    codebooks = tuple(f"{DECODER}.embed_tokens.{k}.output" for k in range(n_codebooks))
+    positions = f"{DECODER}.embed_positions.output"
+    yield Site(
+        "embed.hook_codebook",
+        first,
+        ports.Codebooks(codebooks, positions),
+        ("batch", "codebook", "pos", "d_model"),
+        "each codebook's embedding, before they are summed",
+    )
+    yield Site(
+        "hook_embed",
+        first,
+        ports.Embedding(codebooks, positions),
+        STREAM,
+        "the sum of the codebooks' embeddings",
+    )
+    yield Site(
+        "hook_pos_embed",
+        first,
+        ports.Positions(codebooks, positions),
+        STREAM,
+        "the positional embedding",
+    )
+
+
+def _norm(name: str, path: str, norm: nn.LayerNorm, about: str) -> Iterator[Site]:
+    yield Site(
+        f"{name}.hook_scale",
+        f"{path}.input",
+        ports.Scale(norm),
+        ("batch", "pos", "1"),
+        f"the standard deviation {about} divides by",
+        write="no",
+    )
+    yield Site(
+        f"{name}.hook_normalized",
+        f"{path}.output",
+        Port(),
+        STREAM,
+        f"the output of {about}, weight and bias applied",
+    )
+
+
+def _block(layer: int, block: nn.Module) -> Iterator[Site]:
+    name, path = f"blocks.{layer}", f"{DECODER}.layers.{layer}"
+    yield Site(
+        f"{name}.hook_resid_pre",
+        f"{path}.input",
+        ports.Argument(),
+        STREAM,
+        "the residual stream entering the block",
+    )
+    yield from _norm(
+        f"{name}.ln1",
+        f"{path}.self_attn_layer_norm",
+        block.self_attn_layer_norm,
+        "the LayerNorm before self-attention",
+    )
+    yield from _attention(name, path, layer, block.self_attn, kind="self")
+    yield Site(
+        f"{name}.hook_resid_mid",
+        f"{path}.encoder_attn_layer_norm.input",
+        ports.Residual(),
+        STREAM,
+        "the residual stream after self-attention",
+    )
+    yield from _norm(
+        f"{name}.ln_cross",
+        f"{path}.encoder_attn_layer_norm",
+        block.encoder_attn_layer_norm,
+        "the LayerNorm before cross-attention",
+    )
+    yield from _attention(name, path, layer, block.encoder_attn, kind="cross")
+    yield Site(
+        f"{name}.hook_resid_mid2",
+        f"{path}.final_layer_norm.input",
+        ports.Residual(),
+        STREAM,
+        "the residual stream after cross-attention",
+    )
+    yield from _norm(
+        f"{name}.ln2", f"{path}.final_layer_norm", block.final_layer_norm, "the LayerNorm before the MLP"
+    )
+    yield Site(
+        f"{name}.mlp.hook_pre", f"{path}.fc1.output", Port(), MLP, "MLP neurons before activation"
+    )
+    yield Site(
+        f"{name}.mlp.hook_post", f"{path}.fc2.input", ports.Argument(), MLP, "MLP neurons, activated"
+    )
+    yield Site(
+        f"{name}.hook_mlp_out", f"{path}.fc2.output", Port(), STREAM, "what the MLP adds to the stream"
+    )
+    yield Site(
+        f"{name}.hook_resid_post",
+        f"{path}.output",
+        Port(),
+        STREAM,
+        "the residual stream leaving the block",
+    )
+
+
+def _attention(
+    block: str, path: str, layer: int, module: nn.Module, *, kind: str
+) -> Iterator[Site]:
+    cross = kind == "cross"
+    name, path = (
+        (f"{block}.cross_attn", f"{path}.encoder_attn")
+        if cross
+        else (f"{block}.attn", f"{path}.self_attn")
+    )
+    what = "cross-attention" if cross else "self-attention"
+    heads = ports.Heads(module.num_heads)
+    # The unconditional half has no text: nothing written to these could change its output.
+    text_only = {"branches": COND} if cross else {}
+    source = {**text_only, "steps": "first"} if cross else {}
+    source_axes = ("batch", "token", "head", "d_head") if cross else HEADS
+    square = ("batch", "head", "query", "token" if cross else "key")
+
+    yield Site(
+        f"{name}.hook_q", f"{path}.q_proj.output", heads, HEADS, f"queries of {what}", **text_only
+    )
+    yield Site(
+        f"{name}.hook_k", f"{path}.k_proj.output", heads, source_axes, f"keys of {what}", **source
+    )
+    yield Site(
+        f"{name}.hook_v", f"{path}.v_proj.output", heads, source_axes, f"values of {what}", **source
+    )
+    for point, about in (
+        ("attn_scores", f"scores of {what}: scaled and masked"),
+        ("pattern", f"softmax of the scores of {what}"),
+    ):
+        location = attention_location(kind, layer, point)
+        yield Site(f"{name}.hook_{point}", location, Port(), square, about, **text_only)
+    yield Site(
+        f"{name}.hook_z",
+        f"{path}.out_proj.input",
+        ports.ArgumentHeads(module.num_heads),
+        HEADS,
+        f"values mixed by the pattern of {what}, per head",
+    )
+    yield Site(
+        f"{name}.hook_result",
+        f"{path}.out_proj.output",
+        ports.Result(module.out_proj, module.num_heads, f"{path}.out_proj.input"),
+        ("batch", "pos", "head", "d_model"),
+        f"what each head of {what} adds to the stream",
+        write="delta",
+    )
+    yield Site(
+        f"{block}.hook_cross_attn_out" if cross else f"{block}.hook_attn_out",
+        f"{path}.out_proj.output",
+        Port(),
+        STREAM,
+        f"what {what} adds to the stream",
+    )

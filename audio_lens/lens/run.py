@@ -1,0 +1,127 @@
+"""What is being run: rows, branches and positions; and the hook object that tells a hook so."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from audio_lens.errors import SiteError
+from audio_lens.lens.sites import Site
+
+Branch = Literal["cond", "uncond", "both"]
+
+
+@dataclass
+class Run:
+    """One decoder call under way, and what stays the same over the steps of a run."""
+
+    rows: tuple[int, ...]
+    """Which of the caller's rows these are; padding copies behind them are not rows."""
+    padded: int
+    """Rows per branch as the model sees them, padding copies included."""
+    branches: tuple[str, ...]
+    frame_rate: int
+    n_rows: int
+    """Rows the caller asked for in all, of which `rows` are run together now."""
+    start: int = 0
+    length: int = 0
+    step: int = 0
+    captured: dict[str, Any] = field(default_factory=dict)
+    contexts: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
+
+    def advance(self, *, start: int, length: int, step: int) -> None:
+        """Move on to the next decoder call."""
+        self.start, self.length, self.step = start, length, step
+
+    def select(self, branch: str, site: Site) -> tuple[str, ...]:
+        """The branches of this run that are meant by `branch` at a site, cond first."""
+        if branch == "both":
+            return self.branches if len(site.branches) > 1 else site.branches
+        return (branch,)
+
+    def part(self, tensor: Tensor, branch: str) -> Tensor:
+        """A branch's real rows of a tensor `[branch*padded, ...]`, as a view."""
+        start = self.branches.index(branch) * self.padded
+        if start == 0 and len(tensor) == len(self.rows):
+            return tensor
+        return tensor[start : start + len(self.rows)]
+
+
+class Hook:
+    """Tells a hook where it is: passed to it as `hook`.
+
+    Example:
+        >>> from audio_lens.testing import random_musicgen
+        >>> lens = random_musicgen(n_layers=2)
+        >>> def show(tensor, *, hook):
+        ...     print(hook.name, hook.layer(), hook.branch, hook.step, hook.seconds)
+        >>> with lens.hooks([("blocks.1.hook_mlp_out", show)], branch="cond"):
+        ...     _ = lens.generate("a song", seconds=0.02, progress=False)
+        blocks.1.hook_mlp_out 1 cond 0 [0.0]
+        blocks.1.hook_mlp_out 1 cond 1 [0.02]
+        blocks.1.hook_mlp_out 1 cond 2 [0.04]
+        blocks.1.hook_mlp_out 1 cond 3 [0.06]
+    """
+
+    __slots__ = ("_context", "_run", "branch", "site")
+
+    def __init__(self, site: Site, branch: str, run: Run, context: int) -> None:
+        self.site = site
+        self.branch = branch
+        """`"cond"` or `"uncond"`."""
+        self._run = run
+        self._context = context
+
+    @property
+    def name(self) -> str:
+        """The site's full name."""
+        return self.site.name
+
+    def layer(self) -> int | None:
+        """The block the site belongs to (a method, as in TransformerLens)."""
+        return self.site.layer
+
+    @property
+    def step(self) -> int:
+        """The decoder call: 0 in a forward and in the prefill of a generation."""
+        return self._run.step
+
+    @property
+    def positions(self) -> range:
+        """Absolute positions on this tensor's `pos` (or `query`) axis."""
+        return range(self._run.start, self._run.start + self._run.length)
+
+    @property
+    def seconds(self) -> list[float]:
+        """The time of each of `positions`."""
+        return [position / self._run.frame_rate for position in self.positions]
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Which of the caller's rows this tensor holds, in order."""
+        return self._run.rows
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows the caller asked for in all."""
+        return self._run.n_rows
+
+    @property
+    def ctx(self) -> dict[str, Any]:
+        """A dict that lives as long as the run, for this hook at this site."""
+        return self._run.contexts.setdefault((self._context, self.site.name), {})
+
+
+def check_branch(branch: str, sites: tuple[Site, ...]) -> None:
+    """Raise unless `branch` is a branch that all the sites carry something in."""
+    if branch not in ("cond", "uncond", "both"):
+        raise SiteError(f'branch must be "cond", "uncond" or "both", got {branch!r}.')
+    if branch != "uncond":
+        return
+    for site in sites:
+        if "uncond" not in site.branches:
+            raise SiteError(
+                f"{site.name} has no unconditional branch: that half attends to no text, so "
+                f'nothing there could change its output. Use branch="cond", or a site behind '
+                f"it such as cross_attn.hook_z or hook_cross_attn_out."
+            )

@@ -1,0 +1,101 @@
+"""The decoder's weights in TransformerLens's shapes, as views of the model's own memory."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+PerLayer = tuple[Tensor, ...]
+
+
+class Weights:
+    """Weights per layer, for the lens to inherit: writing into one changes the model.
+
+    TransformerLens multiplies from the left, `x @ W`, so these are transposed views.
+    """
+
+    _module: nn.Module
+
+    def _per_layer(self, view: Callable[[nn.Module], Tensor]) -> PerLayer:
+        return tuple(view(block) for block in self._module.decoder.model.decoder.layers)
+
+    @property
+    def W_Q(self) -> PerLayer:
+        """Queries of self-attention, `[head d_model d_head]` per layer."""
+        return self._per_layer(lambda block: _into_heads(block.self_attn.q_proj, block.self_attn))
+
+    @property
+    def W_K(self) -> PerLayer:
+        """Keys of self-attention, `[head d_model d_head]` per layer."""
+        return self._per_layer(lambda block: _into_heads(block.self_attn.k_proj, block.self_attn))
+
+    @property
+    def W_V(self) -> PerLayer:
+        """Values of self-attention, `[head d_model d_head]` per layer."""
+        return self._per_layer(lambda block: _into_heads(block.self_attn.v_proj, block.self_attn))
+
+    @property
+    def W_O(self) -> PerLayer:
+        """Output of self-attention, `[head d_head d_model]` per layer."""
+        return self._per_layer(lambda block: _out_of_heads(block.self_attn))
+
+    @property
+    def cross_W_Q(self) -> PerLayer:
+        """Queries of cross-attention, `[head d_model d_head]` per layer."""
+        return self._per_layer(
+            lambda block: _into_heads(block.encoder_attn.q_proj, block.encoder_attn)
+        )
+
+    @property
+    def cross_W_K(self) -> PerLayer:
+        """Keys of cross-attention, `[head d_model d_head]` per layer."""
+        return self._per_layer(
+            lambda block: _into_heads(block.encoder_attn.k_proj, block.encoder_attn)
+        )
+
+    @property
+    def cross_W_V(self) -> PerLayer:
+        """Values of cross-attention, `[head d_model d_head]` per layer."""
+        return self._per_layer(
+            lambda block: _into_heads(block.encoder_attn.v_proj, block.encoder_attn)
+        )
+
+    @property
+    def cross_W_O(self) -> PerLayer:
+        """Output of cross-attention, `[head d_head d_model]` per layer."""
+        return self._per_layer(lambda block: _out_of_heads(block.encoder_attn))
+
+    @property
+    def W_in(self) -> PerLayer:
+        """Into the MLP, `[d_model d_mlp]` per layer."""
+        return self._per_layer(lambda block: block.fc1.weight.T)
+
+    @property
+    def W_out(self) -> PerLayer:
+        """Out of the MLP, `[d_mlp d_model]` per layer."""
+        return self._per_layer(lambda block: block.fc2.weight.T)
+
+    @property
+    def W_E(self) -> PerLayer:
+        """Embeddings, `[d_vocab + 1, d_model]` per codebook; the last row is BOS."""
+        return tuple(table.weight for table in self._module.decoder.model.decoder.embed_tokens)
+
+    @property
+    def W_U(self) -> PerLayer:
+        """Unembeddings, `[d_model d_vocab]` per codebook."""
+        return tuple(head.weight.T for head in self._module.decoder.lm_heads)
+
+    @property
+    def ln_final(self) -> nn.Module:
+        """The final LayerNorm."""
+        return self._module.decoder.model.decoder.layer_norm
+
+
+def _into_heads(
+    projection: nn.Linear, attention: nn.Module
+) -> Float[Tensor, "head d_model d_head"]:
+    return projection.weight.unflatten(0, (attention.num_heads, -1)).transpose(1, 2)
+
+
+def _out_of_heads(attention: nn.Module) -> Float[Tensor, "head d_head d_model"]:
+    return attention.out_proj.weight.unflatten(1, (attention.num_heads, -1)).permute(1, 2, 0)

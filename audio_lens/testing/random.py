@@ -1,0 +1,172 @@
+"""Random MusicGens at any shape, built from configs without network."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from audio_lens.errors import InputError
+from audio_lens.lens.lens import AudioLens
+
+SHAPES: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "small": {
+            "n_layers": 24,
+            "d_model": 1024,
+            "n_heads": 16,
+            "d_mlp": 4096,
+            "d_vocab": 2048,
+            "d_text": 768,
+            "n_text_layers": 12,
+        },
+    }
+)
+"""Published shapes by name, as in the checkpoints' conversion scripts."""
+
+
+def random_musicgen(
+    shape: str | None = None,
+    *,
+    n_layers: int = 3,
+    d_model: int = 64,
+    n_heads: int = 4,
+    d_mlp: int | None = None,
+    n_codebooks: int = 4,
+    d_vocab: int = 256,
+    d_text: int = 32,
+    n_text_layers: int = 2,
+    seed: int = 0,
+) -> AudioLens:
+    """A lens over random weights: any shape, no network, the same weights for the same seed.
+
+    The tokenizer reads letters. The unembeddings are enlarged, so that logits differ clearly
+    and greedy codes react to edits; the codec's codebooks are random, so that codes can be
+    heard apart.
+
+    Args:
+        shape: A published shape by name (`"small"`), instead of the numbers that follow.
+        n_layers: Blocks of the decoder.
+        d_model: Width of the residual stream.
+        n_heads: Attention heads; must divide `d_model`.
+        d_mlp: Width of the MLP, `4 * d_model` unless given.
+        n_codebooks: Codebooks, each delayed by one position more than the one before.
+        d_vocab: Codes per codebook.
+        d_text: Width of the text encoder.
+        n_text_layers: Layers of the text encoder.
+        seed: Of the weights. The global random state is left as it was.
+
+    Example:
+        >>> lens = random_musicgen(n_layers=2, d_model=32, n_heads=2, seed=1)
+        >>> lens.cfg.d_head
+        16
+    """
+    size: dict[str, int] = {
+        "n_layers": n_layers,
+        "d_model": d_model,
+        "n_heads": n_heads,
+        "d_mlp": d_mlp or 4 * d_model,
+        "d_vocab": d_vocab,
+        "d_text": d_text,
+        "n_text_layers": n_text_layers,
+    }
+    if shape is not None:
+        if shape not in SHAPES:
+            raise InputError(f"no shape {shape!r}: known are {', '.join(map(repr, SHAPES))}.")
+        size |= SHAPES[shape]
+    if size["d_model"] % size["n_heads"]:
+        raise InputError(f"n_heads={size['n_heads']} must divide d_model={size['d_model']}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _build(size, n_codebooks)
+        _liven(model)
+    return AudioLens.from_model(model, _processor(), name=shape or "random")
+
+
+def _build(size: Mapping[str, int], n_codebooks: int) -> nn.Module:
+    from transformers import (
+        EncodecConfig,
+        MusicgenConfig,
+        MusicgenDecoderConfig,
+        MusicgenForConditionalGeneration,
+        T5Config,
+    )
+
+    text = T5Config(
+        vocab_size=_VOCABULARY + 3,
+        d_model=size["d_text"],
+        d_kv=size["d_text"] // 4,
+        d_ff=2 * size["d_text"],
+        num_layers=size["n_text_layers"],
+        num_heads=4,
+    )
+    codec = EncodecConfig(
+        sampling_rate=16000,
+        audio_channels=1,
+        upsampling_ratios=[20, 16],
+        num_filters=4,
+        hidden_size=16,
+        codebook_size=size["d_vocab"],
+        codebook_dim=16,
+        num_lstm_layers=1,
+        use_causal_conv=False,
+        target_bandwidths=[n_codebooks * 50 * (size["d_vocab"] - 1).bit_length() / 1000],
+    )
+    decoder = MusicgenDecoderConfig(
+        vocab_size=size["d_vocab"],
+        hidden_size=size["d_model"],
+        num_hidden_layers=size["n_layers"],
+        num_attention_heads=size["n_heads"],
+        ffn_dim=size["d_mlp"],
+        num_codebooks=n_codebooks,
+        pad_token_id=size["d_vocab"],
+        bos_token_id=size["d_vocab"],
+    )
+    config = MusicgenConfig(
+        text_encoder=text.to_dict(), audio_encoder=codec.to_dict(), decoder=decoder.to_dict()
+    )
+    model = MusicgenForConditionalGeneration(config)
+    generation = model.generation_config
+    generation.bos_token_id = generation.pad_token_id = size["d_vocab"]
+    generation.decoder_start_token_id = size["d_vocab"]
+    generation.do_sample, generation.guidance_scale = True, 3.0
+    return model
+
+
+@torch.no_grad()
+def _liven(model: nn.Module) -> None:
+    """Weights far enough from their tiny initial scale that every part matters."""
+    for head in model.decoder.lm_heads:
+        head.weight.mul_(4 / (head.weight.std() * head.weight.shape[1] ** 0.5))
+    for block in model.decoder.model.decoder.layers:
+        for name, weight in block.named_parameters():
+            if name.endswith("weight") and weight.ndim == 2:
+                weight.normal_(std=weight.shape[1] ** -0.5)
+            elif weight.ndim == 1:
+                weight.add_(0.1 * torch.randn_like(weight))
+    for name, buffer in model.audio_encoder.named_buffers():
+        if name.endswith("codebook.embed"):
+            buffer.normal_()
+
+
+_VOCABULARY = 96
+"""The printable characters, one token each."""
+
+
+def _processor() -> Any:
+    """A processor whose tokenizer reads any text, letter by letter."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import EncodecFeatureExtractor, MusicgenProcessor, T5TokenizerFast
+
+    characters = ["<pad>", "</s>", "<unk>", *(chr(32 + i) for i in range(_VOCABULARY))]
+    letters = Tokenizer(
+        models.WordLevel({c: i for i, c in enumerate(characters)}, unk_token="<unk>")
+    )
+    letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    letters.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    letters.decoder = decoders.Fuse()
+    tokenizer = T5TokenizerFast(tokenizer_object=letters)
+    return MusicgenProcessor(EncodecFeatureExtractor(sampling_rate=16000), tokenizer)
