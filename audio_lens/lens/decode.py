@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import (
-    DynamicCache,
     EncoderDecoderCache,
     LogitsProcessorList,
     TemperatureLogitsWarper,
@@ -21,6 +20,7 @@ from transformers import (
 
 from audio_lens.errors import InputError
 from audio_lens.lens.delay import DelayPattern
+from audio_lens.lens.kv_cache import generation_cache
 from audio_lens.lens.rows import Conditioning
 from audio_lens.lens.run import Run
 
@@ -89,9 +89,7 @@ def decode(
     """
     generators = [torch.Generator(grid.device).manual_seed(seed) for seed in seeds]
     warpers = sampling.warpers()
-    cache = EncoderDecoderCache(
-        DynamicCache(config=decoder.config), DynamicCache(config=decoder.config)
-    )
+    cache = generation_cache(decoder.config, positions=grid.shape[-1] - 1)
     due = grid == -1
     first = int(due[:, 0].any(0).nonzero()[0]) if due.any() else grid.shape[-1] - 1
     start = 0

@@ -43,8 +43,8 @@ class Generation:
         seconds: float,
         seed: int | Sequence[int],
         sampling: Sampling,
-        prefix: Any,
-        row_group: int | None,
+        prefix: Any = None,
+        row_group: int | None = None,
     ) -> "Generation":
         """Check everything that was asked for and lay out the rows."""
         frames = _frames(lens, seconds)
@@ -62,6 +62,10 @@ class Generation:
 
     def run(self, *, progress: bool) -> list[Clip]:
         """The clips, in order of rows."""
+        return self._clips(self.codes(progress=progress))
+
+    def codes(self, *, progress: bool) -> Int[Tensor, "batch codebook frame"]:
+        """The codes alone, for those who want activations and no sound."""
         from tqdm.auto import tqdm
 
         steps = self.lens.delay.n_positions(self.frames) - self.known.shape[-1]
@@ -76,7 +80,7 @@ class Generation:
             for group in self.groups:
                 made = self._run_group(group, bar.update)
                 codes |= dict(zip(group.rows, made, strict=False))
-        return self._clips(torch.stack([codes[row] for row in range(len(self.prompts))]))
+        return torch.stack([codes[row] for row in range(len(self.prompts))])
 
     @torch.no_grad()
     def _run_group(self, group: Group, tick: Any) -> Int[Tensor, "row codebook frame"]:

@@ -1,5 +1,8 @@
 """Checkpoints, by transformers' own loading, with errors that name what is wrong."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,28 @@ def load_musicgen(name: str | Path, **options: Any) -> tuple[nn.Module, Any]:
     source, local = _locate(name)
     where = {"revision": options.pop("revision", None), "local_files_only": local}
     where = {key: value for key, value in where.items() if value}
-    _check_type(source, where)
-    model = MusicgenForConditionalGeneration.from_pretrained(source, **where, **options)
-    processor = AutoProcessor.from_pretrained(source, **where)
+    with without_padding_notice():
+        _check_type(source, where)
+        model = MusicgenForConditionalGeneration.from_pretrained(source, **where, **options)
+        processor = AutoProcessor.from_pretrained(source, **where)
     return model, processor
+
+
+@contextmanager
+def without_padding_notice() -> Iterator[None]:
+    """MusicGen pads with the id just past its vocabulary, by design; transformers remarks on it
+    at every load, which would teach users to overlook its warnings.
+    """
+    logger = logging.getLogger("transformers.configuration_utils")
+
+    def other(record: logging.LogRecord) -> bool:
+        return "within the vocabulary" not in record.getMessage()
+
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 
 def _locate(name: str | Path) -> tuple[str, bool]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from audio_lens.errors import InputError
 from audio_lens.lens.lens import AudioLens
+from audio_lens.lens.loading import without_padding_notice
 
 SHAPES: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
@@ -77,7 +78,7 @@ def random_musicgen(
         size |= SHAPES[shape]
     if size["d_model"] % size["n_heads"]:
         raise InputError(f"n_heads={size['n_heads']} must divide d_model={size['d_model']}.")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), without_padding_notice():
         torch.manual_seed(seed)
         model = _build(size, n_codebooks)
         _liven(model)

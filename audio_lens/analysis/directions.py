@@ -1,0 +1,340 @@
+"""Directions: a signed vector per site and layer, with what is needed to use and trust it."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from audio_lens.analysis.collect import Activations, Key, collect
+from audio_lens.errors import InputError, SiteError
+
+if TYPE_CHECKING:
+    from audio_lens.lens.lens import AudioLens
+
+FORMAT = "audio_lens.direction.1"
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A vector per (site, layer), in float32 on the CPU; adding it moves towards its + pole.
+
+    Directions add, subtract and scale; what they came from travels with them.
+
+    Example:
+        >>> import torch
+        >>> faster = Direction({("resid_post", 0): torch.tensor([3.0, 4.0])})
+        >>> faster.norms[("resid_post", 0)], (0.5 * faster).layer(0)
+        (5.0, tensor([1.5000, 2.0000]))
+    """
+
+    vectors: Mapping[Key, Float[Tensor, "*site"]]
+    raw_norms: Mapping[Key, float] = field(default_factory=dict)
+    """Lengths as they came out of the data, kept when the direction is made unit."""
+    typical_norms: Mapping[Key, float] = field(default_factory=dict)
+    """Mean length of the activations at the site: the yardstick of `scale="residual"`."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Model, method, prompts' hash, pool, branch, seeds and versions."""
+
+    def __post_init__(self) -> None:
+        if not self.vectors:
+            raise InputError("a direction needs at least one vector.")
+        vectors = {key: v.detach().float().cpu() for key, v in sorted(self.vectors.items())}
+        for (site, layer), vector in vectors.items():
+            if not vector.isfinite().all():
+                raise InputError(f"the direction's vector at {site}, layer {layer} is not finite.")
+        object.__setattr__(self, "vectors", MappingProxyType(vectors))
+        raw = dict(self.raw_norms) or {key: float(v.norm()) for key, v in vectors.items()}
+        object.__setattr__(self, "raw_norms", MappingProxyType(raw))
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Shorthands of the sites it has vectors for."""
+        return tuple(dict.fromkeys(site for site, _ in self.vectors))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers it has vectors for."""
+        return tuple(sorted({layer for _, layer in self.vectors}))
+
+    @property
+    def norms(self) -> dict[Key, float]:
+        """Lengths as they are now."""
+        return {key: float(vector.norm()) for key, vector in self.vectors.items()}
+
+    def layer(self, layer: int, *, site: str | None = None) -> Float[Tensor, "*site"]:
+        """The vector of a layer; `site` where the direction has several."""
+        if site is None:
+            if len(self.sites) > 1:
+                raise SiteError(f"the direction has vectors at {self.sites}: say site=.")
+            site = self.sites[0]
+        if (site, layer) not in self.vectors:
+            raise SiteError(
+                f"the direction has no vector at {site}, layer {layer}; it has layers {self.layers}."
+            )
+        return self.vectors[site, layer]
+
+    # -- arithmetic -------------------------------------------------------------------------------
+
+    def _map(self, fn: Callable[[Tensor], Tensor]) -> "Direction":
+        vectors = {key: fn(vector) for key, vector in self.vectors.items()}
+        return replace(self, vectors=vectors, raw_norms={})
+
+    def _combine(self, other: "Direction", sign: float) -> "Direction":
+        if not isinstance(other, Direction):
+            return NotImplemented
+        if set(self.vectors) != set(other.vectors):
+            raise InputError(
+                "directions combine only over the same sites and layers: "
+                f"{sorted(self.vectors)} and {sorted(other.vectors)}."
+            )
+        vectors = {key: v + sign * other.vectors[key] for key, v in self.vectors.items()}
+        sources = [dict(self.provenance), dict(other.provenance)]
+        made = {"method": "sum" if sign > 0 else "difference", "of": sources}
+        if self.provenance.get("model") == other.provenance.get("model"):
+            made["model"] = self.provenance.get("model")
+        return Direction(vectors, typical_norms=self.typical_norms, provenance=made)
+
+    def __add__(self, other: "Direction") -> "Direction":
+        return self._combine(other, 1.0)
+
+    def __sub__(self, other: "Direction") -> "Direction":
+        return self._combine(other, -1.0)
+
+    def __mul__(self, factor: float) -> "Direction":
+        return self._map(lambda vector: vector * factor)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, factor: float) -> "Direction":
+        return self * (1 / factor)
+
+    def __neg__(self) -> "Direction":
+        return self * -1.0
+
+    def unit(self) -> "Direction":
+        """The same with every vector of length 1; `raw_norms` stay those of the data.
+
+        Raises:
+            InputError: a vector of length 0 has no direction.
+        """
+        for (site, layer), norm in self.norms.items():
+            if norm == 0:
+                raise InputError(f"the vector at {site}, layer {layer} has length 0.")
+        vectors = {key: vector / vector.norm() for key, vector in self.vectors.items()}
+        return replace(self, vectors=vectors)
+
+    def scaled_to(self, other: "Direction") -> "Direction":
+        """The same with the lengths of another direction, layer by layer."""
+        unit, norms = self.unit(), other.norms
+        return unit._with({key: vector * norms[key] for key, vector in unit.vectors.items()})
+
+    def only(self, layers: int | Sequence[int]) -> "Direction":
+        """The part that belongs to some layers."""
+        wanted = {layers} if isinstance(layers, int) else set(layers)
+        for layer in wanted - set(self.layers):
+            self.layer(layer, site=self.sites[0])
+        return self._with({key: v for key, v in self.vectors.items() if key[1] in wanted})
+
+    def _with(self, vectors: Mapping[Key, Tensor]) -> "Direction":
+        return Direction(
+            vectors,
+            raw_norms={key: self.raw_norms[key] for key in vectors if key in self.raw_norms},
+            typical_norms={k: self.typical_norms[k] for k in vectors if k in self.typical_norms},
+            provenance=self.provenance,
+        )
+
+    def project_off(self, other: "Direction") -> "Direction":
+        """The part at right angles to another direction, layer by layer."""
+        along = self.project_onto(other)
+        return self._with({key: v - along.vectors[key] for key, v in self.vectors.items()})
+
+    def project_onto(self, other: "Direction") -> "Direction":
+        """The part along another direction, layer by layer."""
+        unit = other.unit().vectors
+        return self._with({key: (v * unit[key]).sum() * unit[key] for key, v in self.vectors.items()})
+
+    def cosine(self, other: "Direction") -> dict[Key, float]:
+        """Cosine with another direction at every site and layer both have."""
+        shared = [key for key in self.vectors if key in other.vectors]
+        pairs = {key: (self.vectors[key].flatten(), other.vectors[key].flatten()) for key in shared}
+        return {key: float(torch.cosine_similarity(a, b, dim=0)) for key, (a, b) in pairs.items()}
+
+    def random_like(self, seed: int) -> "Direction":
+        """An isotropic random direction of the same length at every layer: the control."""
+        generator = torch.Generator().manual_seed(seed)
+        vectors = {}
+        for key, vector in self.vectors.items():
+            noise = torch.randn(vector.shape, generator=generator)
+            vectors[key] = noise * (vector.norm() / noise.norm())
+        made = {"method": "random_like", "seed": seed, "model": self.provenance.get("model")}
+        return Direction(vectors, typical_norms=self.typical_norms, provenance=made)
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file, its metadata JSON."""
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {_key(key): vector.contiguous() for key, vector in self.vectors.items()}
+        metadata = {
+            "format": FORMAT,
+            "raw_norms": json.dumps({_key(k): v for k, v in self.raw_norms.items()}),
+            "typical_norms": json.dumps({_key(k): v for k, v in self.typical_norms.items()}),
+            "provenance": json.dumps(dict(self.provenance), default=dict),
+        }
+        save_file(tensors, path, metadata=metadata)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Direction":
+        """Read a file that `save` wrote.
+
+        Raises:
+            InputError: no such file, or no direction in it.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise InputError(f"no direction at {path}: there is no such file.")
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise InputError(f"{path} is no safetensors file: {error}.") from error
+        if metadata.get("format") != FORMAT:
+            raise InputError(f"{path} holds no direction of audio_lens ({FORMAT}).")
+        return cls(
+            {_unkey(name): tensor for name, tensor in tensors.items()},
+            raw_norms=_norms(metadata["raw_norms"]),
+            typical_norms=_norms(metadata["typical_norms"]),
+            provenance=json.loads(metadata["provenance"]),
+        )
+
+    def check_fits(self, lens: "AudioLens") -> None:
+        """Raise unless it can be added to a model's sites; warn if it came from another model.
+
+        Raises:
+            SiteError: a site or layer the model does not have.
+            InputError: another width.
+        """
+        cfg = lens.cfg
+        sizes = {"d_model": cfg.d_model, "head": cfg.n_heads, "d_head": cfg.d_head, "d_mlp": cfg.d_mlp}
+        for (name, layer), vector in self.vectors.items():
+            (site,) = lens.sites.resolve(name, layers=layer)
+            expected = tuple(sizes[axis] for axis in site.axes[2:])
+            if tuple(vector.shape) != expected:
+                raise InputError(
+                    f"the direction's vector at {name}, layer {layer} has shape "
+                    f"{tuple(vector.shape)}, but {cfg.model_name!r} has {expected} there: it was "
+                    f"made on another model ({self.provenance.get('model')!r})."
+                )
+        made_on = self.provenance.get("model")
+        if made_on is not None and made_on != cfg.model_name:
+            warnings.warn(
+                f"the direction was made on {made_on!r} and is used on {cfg.model_name!r}.",
+                stacklevel=4,
+            )
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.vectors)
+
+    def __repr__(self) -> str:
+        lines = [f"Direction at {', '.join(self.sites)}, layers {list(self.layers)}"]
+        for key, norm in self.norms.items():
+            typical = self.typical_norms.get(key)
+            beside = "" if typical is None else f" = {norm / typical:.3f} of the typical {typical:.3g}"
+            lines.append(f"  {key[0]} {key[1]}: length {norm:.3g}{beside}")
+        return "\n".join(lines)
+
+
+def difference_in_means(
+    lens: "AudioLens",
+    *,
+    positive: Sequence[str],
+    negative: Sequence[str],
+    site: str = "resid_post",
+    layers: int | Sequence[int] | None = None,
+    **gathering: Any,
+) -> Direction:
+    """The mean activation over positive prompts minus that over negative ones, per layer.
+
+    The method of "Activation Patching for Interpretable Steering in Music Generation"
+    (arXiv 2504.04479) and, earlier, of contrastive activation addition (arXiv 2312.06681).
+
+    Args:
+        lens: The model.
+        positive: Prompts of the pole that the direction points to.
+        negative: Prompts of the other pole; matched ones differ in the pole's word only.
+        site: A site that belongs to layers and has a position axis.
+        layers: Some layers only.
+        gathering: `pool`, `branch`, `codes`, `seconds`, `seed`, `guidance_scale` and others of
+            `audio_lens.analysis.collect.collect`.
+
+    Raises:
+        InputError: an empty pole, or poles that do not differ.
+
+    Example:
+        >>> from audio_lens.testing import random_musicgen
+        >>> lens = random_musicgen(n_layers=2, d_model=64)
+        >>> faster = difference_in_means(
+        ...     lens, positive=["fast"], negative=["slow"], seconds=0.2, progress=False
+        ... )
+        >>> faster.layers, faster.layer(1).shape
+        ((0, 1), torch.Size([64]))
+    """
+    for pole, prompts in (("positive", positive), ("negative", negative)):
+        if isinstance(prompts, str) or len(prompts) == 0:
+            raise InputError(f"{pole} must be a list of at least one prompt, got {prompts!r}.")
+    if list(positive) == list(negative):
+        raise InputError("the positive and negative prompts are the same: nothing to subtract.")
+    gathered = [
+        collect(lens, prompts, site=site, layers=layers, **gathering)
+        for prompts in (positive, negative)
+    ]
+    return difference(*gathered, texts=(positive, negative))
+
+
+def difference(
+    positive: Activations, negative: Activations, *, texts: tuple[Sequence[str], Sequence[str]]
+) -> Direction:
+    """The difference of means of two sets of gathered activations."""
+    vectors = {key: v.mean(0) - negative.values[key].mean(0) for key, v in positive.values.items()}
+    typical = {
+        key: (norm + negative.typical_norms[key]) / 2 for key, norm in positive.typical_norms.items()
+    }
+    provenance = {
+        "method": "difference_in_means",
+        **positive.made,
+        "n_positive": len(texts[0]),
+        "n_negative": len(texts[1]),
+        "prompts_sha256": hashlib.sha256(json.dumps([list(t) for t in texts]).encode()).hexdigest(),
+        "audio_lens": version("audio-lens"),
+        "transformers": version("transformers"),
+        "torch": torch.__version__,
+    }
+    return Direction(vectors, typical_norms=typical, provenance=provenance)
+
+
+def _key(key: Key) -> str:
+    return f"{key[0]}.{key[1]}"
+
+
+def _unkey(name: str) -> Key:
+    site, _, layer = name.rpartition(".")
+    return site, int(layer)
+
+
+def _norms(text: str) -> dict[Key, float]:
+    return {_unkey(name): value for name, value in json.loads(text).items()}

@@ -1,0 +1,93 @@
+"""The door from a shell: thin calls of the functions that a notebook would use."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from audio_lens import __version__
+from audio_lens.errors import AudioLensError
+
+
+_MODEL_HELP = "hub name, folder, or toy (default: %(default)s)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 on success, 1 on a failed check or bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except AudioLensError as error:
+        print(f"audio-lens: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="audio-lens", description="Interpretability for music transformers."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="steer tempo and timbre on the toy, measured")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder (%(default)s)")
+    demo.add_argument("--quiet", action="store_true", help="no progress bars")
+    demo.set_defaults(command=_demo)
+
+    generate = commands.add_parser("generate", help="make a clip from a prompt")
+    generate.add_argument("prompt")
+    generate.add_argument("--out", type=Path, default=Path("clip.wav"), help="%(default)s")
+    generate.add_argument("--seconds", type=float, default=8.0, help="%(default)s")
+    generate.add_argument("--seed", type=int, default=0, help="%(default)s")
+    generate.add_argument("--model", default="toy", help=_MODEL_HELP)
+    generate.set_defaults(command=_generate)
+
+    sites = commands.add_parser("sites", help="print the site table")
+    sites.add_argument("model", nargs="?", default="toy", help=_MODEL_HELP)
+    sites.set_defaults(command=_sites)
+
+    check = commands.add_parser("check", help="read and write every site; 1 on any failure")
+    check.add_argument("model", nargs="?", default="toy", help=_MODEL_HELP)
+    check.set_defaults(command=_check)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from audio_lens.lens.lens import AudioLens
+    from audio_lens.recipes.demo import DemoSettings, report, run_demo, write
+
+    settings = DemoSettings()
+    lens = AudioLens.from_pretrained("toy")
+    outcomes = run_demo(lens, settings=settings, progress=not options.quiet)
+    for outcome in outcomes:
+        print(report(outcome), end="\n\n")
+    write(outcomes, options.out, settings, lens.cfg.model_name)
+    print(f"Clips with their unsteered twins, curves, rows and directions: {options.out}/")
+    print("The toy shows that the tool works, not how MusicGen works.")
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from audio_lens.lens.lens import AudioLens
+
+    lens = AudioLens.from_pretrained(options.model)
+    (clip,) = lens.generate(options.prompt, seconds=options.seconds, seed=options.seed)
+    print(clip.save(options.out))
+    return 0
+
+
+def _sites(options: argparse.Namespace) -> int:
+    from audio_lens.lens.lens import AudioLens
+
+    print(AudioLens.from_pretrained(options.model).sites)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from audio_lens.lens.lens import AudioLens
+
+    report = AudioLens.from_pretrained(options.model).check()
+    print(report)
+    for failure in report.failures:
+        print(f"FAILED: {failure}", file=sys.stderr)
+    return 0 if report.ok else 1

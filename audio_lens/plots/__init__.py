@@ -1,0 +1,1 @@
+"""Pictures of results; nothing computes here, and nothing that computes needs it."""

@@ -1,0 +1,45 @@
+"""Dose-response curves: what a coefficient does to what is heard."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+from audio_lens.analysis.statistics import bootstrap
+
+if TYPE_CHECKING:
+    from audio_lens.recipes.demo import Outcome
+
+
+def dose_response(outcomes: Sequence["Outcome"]) -> Figure:
+    """One panel per concept: median change with its interval, random directions beside it."""
+    figure = Figure(figsize=(5.2 * len(outcomes), 4), layout="constrained")
+    panels = figure.subplots(1, len(outcomes), squeeze=False)[0]
+    for panel, outcome in zip(panels, outcomes, strict=True):
+        _panel(panel, outcome)
+    return figure
+
+
+def _panel(panel: Any, outcome: "Outcome") -> None:
+    concept = outcome.concept
+    cells = [bootstrap(outcome.grid("change", "real", c)) for c in outcome.coefficients]
+    values = [cell.value for cell in cells]
+    panel.axhline(0, color="0.8", linewidth=1)
+    panel.fill_between(
+        outcome.coefficients,
+        [cell.low for cell in cells],
+        [cell.high for cell in cells],
+        alpha=0.2,
+        linewidth=0,
+    )
+    panel.plot(outcome.coefficients, values, marker="o", label="direction (median, 95 % band)")
+    outer = (outcome.coefficients[0], outcome.coefficients[-1])
+    names = sorted({row.direction for row in outcome.rows if row.direction != "real"})
+    for index, name in enumerate(names):
+        changes = [bootstrap(outcome.grid("change", name, c), draws=1).value for c in outer]
+        label = "random, same length" if index == 0 else None
+        panel.plot(outer, changes, "x", color="0.4", label=label)
+    panel.set_title(f"{concept.name}, layer {outcome.layer}")
+    panel.set_xlabel("coefficient")
+    panel.set_ylabel(f"change from the unsteered twin ({concept.change_unit})")
+    panel.legend(frameon=False, fontsize="small")

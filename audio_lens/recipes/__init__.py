@@ -1,0 +1,1 @@
+"""Recipes: the concepts that ship, and what is done with them."""

@@ -1,0 +1,301 @@
+"""The demo: both concepts steered on the toy in minutes, measured, and said no more than shown.
+
+Five coefficients, eight neutral prompts with two seeds each, and four random directions of the
+same length at the outermost coefficients. A study, with enough clips to claim effects, is another
+matter; where this one cannot tell, it says so.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from audio_lens.analysis.directions import Direction, difference_in_means
+from audio_lens.analysis.statistics import Estimate, bootstrap, mean_over_prompts, slopes
+from audio_lens.audio.clip import Clip
+from audio_lens.audio.words import neutral_prompts
+from audio_lens.recipes.concept import Concept, concept
+from audio_lens.steering.sweep import sweep
+
+if TYPE_CHECKING:
+    from audio_lens.lens.lens import AudioLens
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo runs; layers and strengths were chosen on the dev prompts of the toy."""
+
+    seconds: float = 7.0
+    n_prompts: int = 8
+    seeds: tuple[int, ...] = (1000, 1001)
+    fractions: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0)
+    n_random: int = 4
+    n_pairs: int = 34
+    direction_seconds: float = 6.0
+    direction_seed: int = 2000
+    site: str = "resid_post"
+    branch: str = "both"
+    guidance_scale: float = 3.0
+    layers: tuple[tuple[str, int], ...] = (("tempo", 2), ("timbre", 2))
+    coefficients: tuple[tuple[str, float], ...] = (("tempo", 1.0), ("timbre", 1.0))
+
+    def layer(self, name: str) -> int:
+        """The layer whose direction steers a concept."""
+        return dict(self.layers)[name]
+
+    def strengths(self, name: str) -> tuple[float, ...]:
+        """The coefficients of a concept."""
+        return tuple(fraction * dict(self.coefficients)[name] for fraction in self.fractions)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip of the demo and what was heard in it."""
+
+    concept: str
+    direction: str
+    """`real`, or `random 1` and so on."""
+    coefficient: float
+    prompt: str
+    seed: int
+    bpm: float
+    centroid: float
+    change: float
+    """From its twin, in the concept's unit; NaN where either has no value."""
+    clip: Clip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the demo found for one concept."""
+
+    concept: Concept
+    direction: Direction
+    rows: tuple[Row, ...]
+    layer: int
+
+    def grid(
+        self, what: str, direction: str, coefficient: float
+    ) -> Float[np.ndarray, "prompt seed"]:
+        """A measured quantity of a cell, by prompt and seed."""
+        cells: dict[str, list[float]] = {}
+        for row in self.rows:
+            if row.direction == direction and row.coefficient == coefficient:
+                cells.setdefault(row.prompt, []).append(getattr(row, what))
+        return np.array(list(cells.values()))
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """The coefficients of the real direction, in order."""
+        return tuple(sorted({row.coefficient for row in self.rows if row.direction == "real"}))
+
+    @property
+    def slope(self) -> Estimate:
+        """Change per unit of coefficient; where nothing was heard, no change is counted."""
+        effects = np.stack([self.grid("change", "real", c) for c in self.coefficients])
+        per_clip = slopes(np.nan_to_num(effects), np.array(self.coefficients))
+        return bootstrap(per_clip, mean_over_prompts)
+
+    def random_changes(self) -> list[float]:
+        """Median absolute change under each random direction at the outermost coefficients."""
+        names = sorted({row.direction for row in self.rows if row.direction != "real"})
+        outer = (self.coefficients[0], self.coefficients[-1])
+        return [
+            max(abs(bootstrap(self.grid("change", name, c), draws=1).value) for c in outer)
+            for name in names
+        ]
+
+
+def run_demo(
+    lens: "AudioLens",
+    *,
+    concepts: Sequence[str] = ("tempo", "timbre"),
+    settings: DemoSettings | None = None,
+    progress: bool = True,
+) -> list[Outcome]:
+    """Make the directions, steer by them and by random ones, and measure every clip."""
+    settings = settings or DemoSettings()
+    return [_run_concept(lens, concept(name), settings, progress) for name in concepts]
+
+
+def _run_concept(
+    lens: "AudioLens", concept: Concept, settings: DemoSettings, progress: bool
+) -> Outcome:
+    stride = max(1, len(concept.positive) // settings.n_pairs)
+    direction = difference_in_means(
+        lens,
+        positive=concept.positive[::stride],
+        negative=concept.negative[::stride],
+        site=settings.site,
+        seconds=settings.direction_seconds,
+        seed=settings.direction_seed,
+        guidance_scale=settings.guidance_scale,
+        progress=progress,
+    )
+    strengths = settings.strengths(concept.name)
+    runs = [("real", direction, strengths)]
+    for index in range(settings.n_random):
+        outer = (strengths[0], strengths[-1])
+        runs.append((f"random {index + 1}", direction.random_like(seed=index), outer))
+    layer = settings.layer(concept.name)
+    rows = [row for run in runs for row in _measured(lens, concept, settings, run, progress)]
+    return Outcome(concept, direction, tuple(_with_changes(concept, rows)), layer)
+
+
+def _measured(
+    lens: "AudioLens",
+    concept: Concept,
+    settings: DemoSettings,
+    run: tuple[str, Direction, tuple[float, ...]],
+    progress: bool,
+) -> Iterator[Row]:
+    from audio_lens.audio.tempo import pulse_bpm
+    from audio_lens.audio.timbre import spectral_centroid
+
+    name, direction, strengths = run
+    swept = sweep(
+        lens,
+        _prompts(settings.n_prompts),
+        direction=direction,
+        coefficients=strengths,
+        seeds=settings.seeds,
+        strategy="one_to_one",
+        source_layer=settings.layer(concept.name),
+        branch=settings.branch,
+        seconds=settings.seconds,
+        guidance_scale=settings.guidance_scale,
+        progress=progress,
+    )
+    for made in swept:
+        samples, rate = made.clip.samples, made.clip.sample_rate
+        yield Row(
+            concept=concept.name,
+            direction=name,
+            coefficient=made.coefficient,
+            prompt=made.prompt,
+            seed=made.seed,
+            bpm=pulse_bpm(samples, rate),
+            centroid=spectral_centroid(samples, rate),
+            change=float("nan"),
+            clip=made.clip,
+        )
+
+
+def _prompts(n: int) -> tuple[str, ...]:
+    """Neutral test prompts, spread over those with and without drums."""
+    prompts = neutral_prompts("test")
+    return tuple(prompts[:: max(1, len(prompts) // n)][:n])
+
+
+def _with_changes(concept: Concept, rows: list[Row]) -> Iterator[Row]:
+    """Rows with their change from the twin: the unsteered clip of the same prompt and seed."""
+    heard = "bpm" if concept.name == "tempo" else "centroid"
+    twins = {
+        (row.prompt, row.seed): getattr(row, heard)
+        for row in rows
+        if row.direction == "real" and row.coefficient == 0
+    }
+    for row in rows:
+        change = concept.change(getattr(row, heard), twins[row.prompt, row.seed])
+        yield Row(**{**row.__dict__, "change": change})
+
+
+# -- what is shown and written ----------------------------------------------------------------
+
+
+def report(outcome: Outcome) -> str:
+    """The table of one concept and what it allows one to say."""
+    concept = outcome.concept
+    n_pairs = outcome.direction.provenance["n_positive"]
+    lines = [
+        f"{concept.name}: difference in means of {n_pairs} matched prompt pairs, added at "
+        f"{outcome.direction.sites[0]} of layer {outcome.layer}",
+        f"{'coefficient':>12}  {'BPM [95 %]':<24}{'centroid in Hz [95 %]':<26}"
+        f"{f'change in {concept.change_unit} [95 %]':<34}no tempo",
+    ]
+    for coefficient in outcome.coefficients:
+        lines.append(_line(outcome, "real", coefficient, f"{coefficient:+.2f}"))
+    lines.append(_random_line(outcome))
+    lines.append(_claim(outcome))
+    return "\n".join(lines)
+
+
+def _line(outcome: Outcome, direction: str, coefficient: float, label: str) -> str:
+    cells = {what: outcome.grid(what, direction, coefficient) for what in ("bpm", "centroid", "change")}
+    found = {what: bootstrap(values) for what, values in cells.items()}
+    missing = int(np.isnan(cells["bpm"]).sum())
+    return (
+        f"{label:>12}  {found['bpm']:<.0f}".ljust(38)
+        + f"{found['centroid']:.0f}".ljust(26)
+        + f"{found['change']:+.2f}".ljust(34)
+        + f"{missing} of {cells['bpm'].size}"
+    )
+
+
+def _random_line(outcome: Outcome) -> str:
+    changes = outcome.random_changes()
+    shown = ", ".join(f"{change:.2f}" for change in changes)
+    outer = outcome.coefficients[-1]
+    return (
+        f"  {len(changes)} random directions of the same length at {outer:+.2f} and {-outer:+.2f} "
+        f"change it by at most {shown} {outcome.concept.change_unit}"
+    )
+
+
+def _claim(outcome: Outcome) -> str:
+    slope, concept = outcome.slope, outcome.concept
+    said = f"  slope {slope:+.2f} {concept.change_unit} per unit of coefficient: "
+    if not slope.tells:
+        return said + "too few clips to tell"
+    darker, brighter = concept.poles
+    return said + f"a higher coefficient sounds {brighter if slope.value > 0 else darker}"
+
+
+def write(
+    outcomes: Sequence[Outcome], out: str | Path, settings: DemoSettings, model_name: str
+) -> Path:
+    """Clips with their twins, the curves, the rows, the directions and the configuration."""
+    from audio_lens.plots.curves import dose_response
+
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    paths: dict[int, str] = {}
+    for outcome in outcomes:
+        outcome.direction.save(out / f"{outcome.concept.name}.safetensors")
+        for row in outcome.rows:
+            if row.direction == "real":
+                paths[id(row)] = str(_save_clip(row, out).relative_to(out))
+    _write_rows(outcomes, paths, out / "rows.csv")
+    dose_response(outcomes).savefig(out / "curves.png", dpi=120)
+    configuration: dict[str, Any] = {
+        "model": model_name,
+        "settings": asdict(settings),
+        "directions": {o.concept.name: dict(o.direction.provenance) for o in outcomes},
+    }
+    (out / "config.json").write_text(json.dumps(configuration, indent=2) + "\n")
+    (out / "report.txt").write_text("\n\n".join(map(report, outcomes)) + "\n")
+    return out
+
+
+def _save_clip(row: Row, out: Path) -> Path:
+    """One folder per concept, prompt and seed: `+0.00.flac` is the twin of the others in it."""
+    words = "-".join(row.prompt.lower().replace(",", "").split())
+    return row.clip.save(
+        out / "clips" / row.concept / f"{words}-seed{row.seed}" / f"{row.coefficient:+.2f}.flac"
+    )
+
+
+def _write_rows(outcomes: Sequence[Outcome], paths: dict[int, str], path: Path) -> None:
+    columns = ["concept", "direction", "coefficient", "prompt", "seed", "bpm", "centroid", "change"]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*columns, "clip"])
+        for outcome in outcomes:
+            for row in outcome.rows:
+                values = [getattr(row, column) for column in columns]
+                writer.writerow([*values, paths.get(id(row), "")])

@@ -1,0 +1,71 @@
+"""Sweeps: the same prompts and seeds over several coefficients, as rows of one batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from audio_lens.analysis.directions import Direction
+from audio_lens.audio.clip import Clip
+from audio_lens.errors import InputError
+from audio_lens.steering.strategies import steer
+
+if TYPE_CHECKING:
+    from audio_lens.lens.lens import AudioLens
+
+_GENERATING = ("seconds", "guidance_scale", "do_sample", "temperature", "top_k", "row_group")
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One clip of a sweep; the row with coefficient 0 and the same prompt and seed is its twin."""
+
+    prompt: str | None
+    seed: int
+    coefficient: float
+    clip: Clip
+
+
+def sweep(
+    lens: "AudioLens",
+    prompts: str | Sequence[str | None],
+    *,
+    direction: Direction,
+    coefficients: Sequence[float],
+    seeds: Sequence[int] = (0,),
+    rows_at_once: int = 128,
+    progress: bool = True,
+    **options: Any,
+) -> list[SweepRow]:
+    """Clips over prompts, seeds and coefficients, batched; twins share their randomness.
+
+    Args:
+        lens: The model.
+        prompts: One or several.
+        direction: What to steer by.
+        coefficients: How strongly; include 0 for the unsteered twins.
+        seeds: Each prompt runs with each.
+        rows_at_once: Rows per batch.
+        progress: Show progress bars.
+        options: Of `steer` (strategy, source_layer, branch, scale, window) and of
+            `AudioLens.generate` (seconds, guidance_scale, ...).
+
+    Returns:
+        Rows ordered by coefficient, then prompt, then seed.
+    """
+    prompts = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
+    if not prompts or not coefficients or not seeds:
+        raise InputError("a sweep needs at least one prompt, one coefficient and one seed.")
+    generating = {name: options.pop(name) for name in _GENERATING if name in options}
+    cells = list(product(coefficients, prompts, seeds))
+    rows: list[SweepRow] = []
+    for start in range(0, len(cells), rows_at_once):
+        part = cells[start : start + rows_at_once]
+        strengths, texts, part_seeds = zip(*part, strict=True)
+        with steer(lens, direction, coefficient=strengths, **options):
+            clips = lens.generate(texts, seed=part_seeds, progress=progress, **generating)
+        rows += [
+            SweepRow(text, seed, float(strength), clip)
+            for (strength, text, seed), clip in zip(part, clips, strict=True)
+        ]
+    return rows
