@@ -8,7 +8,6 @@ from pathlib import Path
 from audio_lens import __version__
 from audio_lens.errors import AudioLensError
 
-
 _MODEL_HELP = "hub name, folder, or toy (default: %(default)s)"
 
 
@@ -71,8 +70,8 @@ def _generate(options: argparse.Namespace) -> int:
     from audio_lens.lens.lens import AudioLens
 
     lens = AudioLens.from_pretrained(options.model)
-    (clip,) = lens.generate(options.prompt, seconds=options.seconds, seed=options.seed)
-    print(clip.save(options.out))
+    clips = lens.generate(options.prompt, seconds=options.seconds, seed=options.seed)
+    print(clips[0].save(options.out))
     return 0
 
 

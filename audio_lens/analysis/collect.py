@@ -155,7 +155,7 @@ class _Pooling:
         if first >= last:
             return
         part = tensor[:, first:last].detach().float()
-        key = (hook.site.shorthand, hook.layer())
+        key = (hook.site.shorthand, hook.site.block)
         norm = part.flatten(2).norm(dim=-1).sum(1)
         self._sums[key] = self._sums.get(key, 0) + part.sum(1)
         self._norms[key] = self._norms.get(key, 0) + norm

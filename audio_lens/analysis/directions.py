@@ -78,7 +78,7 @@ class Direction:
             site = self.sites[0]
         if (site, layer) not in self.vectors:
             raise SiteError(
-                f"the direction has no vector at {site}, layer {layer}; it has layers {self.layers}."
+                f"the direction has no vector at {site}, layer {layer}; layers {self.layers}."
             )
         return self.vectors[site, layer]
 
@@ -98,7 +98,7 @@ class Direction:
             )
         vectors = {key: v + sign * other.vectors[key] for key, v in self.vectors.items()}
         sources = [dict(self.provenance), dict(other.provenance)]
-        made = {"method": "sum" if sign > 0 else "difference", "of": sources}
+        made: dict[str, Any] = {"method": "sum" if sign > 0 else "difference", "of": sources}
         if self.provenance.get("model") == other.provenance.get("model"):
             made["model"] = self.provenance.get("model")
         return Direction(vectors, typical_norms=self.typical_norms, provenance=made)
@@ -160,7 +160,9 @@ class Direction:
     def project_onto(self, other: "Direction") -> "Direction":
         """The part along another direction, layer by layer."""
         unit = other.unit().vectors
-        return self._with({key: (v * unit[key]).sum() * unit[key] for key, v in self.vectors.items()})
+        return self._with(
+            {key: (v * unit[key]).sum() * unit[key] for key, v in self.vectors.items()}
+        )
 
     def cosine(self, other: "Direction") -> dict[Key, float]:
         """Cosine with another direction at every site and layer both have."""
@@ -175,7 +177,11 @@ class Direction:
         for key, vector in self.vectors.items():
             noise = torch.randn(vector.shape, generator=generator)
             vectors[key] = noise * (vector.norm() / noise.norm())
-        made = {"method": "random_like", "seed": seed, "model": self.provenance.get("model")}
+        made: dict[str, Any] = {
+            "method": "random_like",
+            "seed": seed,
+            "model": self.provenance.get("model"),
+        }
         return Direction(vectors, typical_norms=self.typical_norms, provenance=made)
 
     # -- files ------------------------------------------------------------------------------------
@@ -230,7 +236,12 @@ class Direction:
             InputError: another width.
         """
         cfg = lens.cfg
-        sizes = {"d_model": cfg.d_model, "head": cfg.n_heads, "d_head": cfg.d_head, "d_mlp": cfg.d_mlp}
+        sizes = {
+            "d_model": cfg.d_model,
+            "head": cfg.n_heads,
+            "d_head": cfg.d_head,
+            "d_mlp": cfg.d_mlp,
+        }
         for (name, layer), vector in self.vectors.items():
             (site,) = lens.sites.resolve(name, layers=layer)
             expected = tuple(sizes[axis] for axis in site.axes[2:])
@@ -254,7 +265,9 @@ class Direction:
         lines = [f"Direction at {', '.join(self.sites)}, layers {list(self.layers)}"]
         for key, norm in self.norms.items():
             typical = self.typical_norms.get(key)
-            beside = "" if typical is None else f" = {norm / typical:.3f} of the typical {typical:.3g}"
+            beside = (
+                "" if typical is None else f" = {norm / typical:.3f} of the typical {typical:.3g}"
+            )
             lines.append(f"  {key[0]} {key[1]}: length {norm:.3g}{beside}")
         return "\n".join(lines)
 
@@ -312,7 +325,8 @@ def difference(
     """The difference of means of two sets of gathered activations."""
     vectors = {key: v.mean(0) - negative.values[key].mean(0) for key, v in positive.values.items()}
     typical = {
-        key: (norm + negative.typical_norms[key]) / 2 for key, norm in positive.typical_norms.items()
+        key: (norm + negative.typical_norms[key]) / 2
+        for key, norm in positive.typical_norms.items()
     }
     provenance = {
         "method": "difference_in_means",

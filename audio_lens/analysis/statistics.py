@@ -44,7 +44,9 @@ def median_over_prompts(
     n_prompts = (~np.isnan(means)).sum(-1)
     ordered = np.sort(means, axis=-1)  # NaN sorts to the end
     middle = [np.maximum(n_prompts - 1, 0) // 2, np.maximum(n_prompts, 1) // 2]
-    picked = [np.take_along_axis(ordered, m[..., None], -1)[..., 0] for m in map(np.asarray, middle)]
+    picked = [
+        np.take_along_axis(ordered, m[..., None], -1)[..., 0] for m in map(np.asarray, middle)
+    ]
     return (picked[0] + picked[1]) / 2
 
 

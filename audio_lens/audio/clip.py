@@ -84,7 +84,9 @@ class Clip:
         try:
             from IPython.display import HTML
         except ImportError as error:
-            raise ImportError("playing needs a notebook: pip install 'audio-lens[notebook]'.") from error
+            raise ImportError(
+                "playing needs a notebook: pip install 'audio-lens[notebook]'."
+            ) from error
         return HTML(self._repr_html_())
 
     def _write(self, file: Any, format: str) -> None:

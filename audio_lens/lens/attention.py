@@ -8,12 +8,13 @@ read, and only rows whose scores or pattern were really changed take the explici
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from audio_lens.errors import InputError
+from audio_lens.lens.config import HFModule
 from audio_lens.lens.engine import ACTIVE, Engine
 from audio_lens.lens.musicgen_sites import attention_location
 
@@ -21,7 +22,7 @@ _PREFIX = "audio_lens_"
 KERNELS = ("sdpa", "eager")
 
 
-def use_lens_attention(decoder: nn.Module) -> None:
+def use_lens_attention(decoder: HFModule) -> None:
     """Route a MusicGen decoder's attention through the lens, on the kernel it already uses."""
     kernel = decoder.config._attn_implementation.removeprefix(_PREFIX)
     if kernel not in KERNELS:
@@ -34,7 +35,12 @@ def use_lens_attention(decoder: nn.Module) -> None:
 
 def _lens_attention(kernel: str) -> Any:
     def attention(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+        module: HFModule,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         output, weights = _kernel(kernel)(module, query, key, value, mask, **kwargs)
         engine = ACTIVE.get()
@@ -60,13 +66,15 @@ def _kernel(name: str) -> Any:
 def _observed(
     engine: Engine,
     points: list[str],
-    module: nn.Module,
+    module: HFModule,
     inputs: tuple[Tensor, Tensor, Tensor, Tensor | None],
     output: Tensor,
 ) -> Tensor:
     """Offer scores and pattern; the output with changed rows recomputed."""
     query, key, value, mask = inputs
-    true_scores = attention_scores(query, key, mask, scaling=module.scaling, causal=module.is_causal)
+    true_scores = attention_scores(
+        query, key, mask, scaling=module.scaling, causal=module.is_causal
+    )
     true_pattern = attention_pattern(true_scores)
     scores, scores_written = engine.offer(points[0], true_scores.clone())
     pattern = attention_pattern(scores) if scores_written else true_pattern.clone()

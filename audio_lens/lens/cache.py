@@ -36,6 +36,7 @@ class ActivationCache(TransformerLensCache):
         self, branches: Mapping[str, Mapping[str, Tensor]], model: Any, has_batch_dim: bool = True
     ) -> None:
         self._branches = {branch: dict(values) for branch, values in branches.items()}
+        self._lens = model
         super().__init__(self._branches["cond"], model, has_batch_dim)
 
     @property
@@ -80,7 +81,7 @@ class ActivationCache(TransformerLensCache):
         word = word.removesuffix("_grad")
         if kind is not None and not word.startswith(kind):
             word = f"{kind}.{word}"
-        sites = self.model.sites.resolve(word, layers=layer)
+        sites = self._lens.sites.resolve(word, layers=layer)
         if len(sites) > 1:
             raise SiteError(f"{word!r} is a site of every layer: say cache[{word!r}, layer].")
         return sites[0].name + ("_grad" if gradient else "")

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audio_lens.lens.intervention import Intervention
+from audio_lens.lens.intervention import Intervention, Strength
 from audio_lens.lens.run import Hook
 from audio_lens.lens.sites import Site
 
@@ -54,6 +54,8 @@ class CheckReport:
     residuals: bool
     """The stream between sublayers is the sum of its parts, to the bit."""
     sites: tuple[SiteCheck, ...]
+    skipped: tuple[str, ...] = ()
+    """Sites of the text side, which a lens without a tokenizer cannot bring to life."""
 
     @property
     def ok(self) -> bool:
@@ -80,6 +82,8 @@ class CheckReport:
             f"residual identities {_word(self.residuals)}",
             f"{'site':<38}{'write':<8}{'effect':>10}  result",
         ]
+        if self.skipped:
+            lines.insert(1, f"not checked without a tokenizer: {', '.join(self.skipped)}")
         for site in self.sites:
             effect = "" if site.effect is None else f"{site.effect:.2e}"
             lines.append(f"{site.name:<38}{site.write:<8}{effect:>10}  {_word(site.ok)}")
@@ -103,7 +107,9 @@ def check(lens: "AudioLens") -> CheckReport:
     with torch.no_grad():
         plain = lens(prompts, codes)
         hooked = lens.run_with_hooks(prompts, codes, fwd_hooks=[(lambda name: True, look)])
-        writable = [site for site in lens.sites if site.write != "no"]
+        textual = {s for s in lens.sites if "uncond" not in s.branches}
+        skipped = set() if lens.has_tokenizer else textual
+        writable = [s for s in lens.sites if s.write != "no" and s not in skipped]
         effects: dict[str, float] = {}
         isolated = True
         for start in range(0, len(writable), _ROWS_AT_ONCE):
@@ -117,11 +123,11 @@ def check(lens: "AudioLens") -> CheckReport:
         isolated=isolated,
         residuals=_residual_identities(seen, lens.cfg.n_layers),
         sites=tuple(
-            SiteCheck(
-                s.name, s.write, _as_declared(lens, s, seen.get(s.name)), effects.get(s.name)
-            )
+            SiteCheck(s.name, s.write, _as_declared(lens, s, seen.get(s.name)), effects.get(s.name))
             for s in lens.sites
+            if s not in skipped
         ),
+        skipped=tuple(s.name for s in lens.sites if s in skipped),
     )
 
 
@@ -137,7 +143,7 @@ def _changes(
     return (written - plain).abs().flatten(1).amax(1)
 
 
-def _disturb(tensor: Tensor, coefficient: float, hook: Hook) -> Tensor:
+def _disturb(tensor: Tensor, coefficient: Strength, hook: Hook) -> Tensor:
     """Another value of the same size: noise that differs along every axis."""
     noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
     noise = noise.to(tensor.device, tensor.dtype)
@@ -164,9 +170,10 @@ def _as_declared(lens: "AudioLens", site: Site, value: Tensor | None) -> bool:
 
 def _residual_identities(seen: dict[str, Tensor], n_layers: int) -> bool:
     for layer in range(n_layers):
-        x = {name: seen.get(f"blocks.{layer}.hook_{name}") for name in _STREAM}
-        if any(value is None for value in x.values()):
+        names = {name: f"blocks.{layer}.hook_{name}" for name in _STREAM}
+        if not set(names.values()) <= set(seen):
             return False
+        x = {name: seen[full] for name, full in names.items()}
         sums = [
             (x["resid_pre"] + x["attn_out"], x["resid_mid"]),
             (x["resid_mid"] + x["cross_attn_out"], x["resid_mid2"]),

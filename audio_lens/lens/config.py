@@ -1,9 +1,12 @@
 """What a lens knows about its model's shape, in one frozen record."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+
+HFModule = Any
+"""A module of transformers' MusicGen: torch does not know the types of a module's attributes."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class LensConfig:
         return (self.n_ctx - max(self.delays)) / self.frame_rate
 
     @classmethod
-    def of(cls, model: nn.Module, name: str) -> "LensConfig":
+    def of(cls, model: HFModule, name: str) -> "LensConfig":
         """Read the shape of a `MusicgenForConditionalGeneration`."""
         decoder, audio = model.config.decoder, model.config.audio_encoder
         channels = decoder.audio_channels

@@ -7,10 +7,11 @@ so a row's random numbers do not depend on its batch.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     EncoderDecoderCache,
     LogitsProcessorList,
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from audio_lens.errors import InputError
+from audio_lens.lens.config import HFModule
 from audio_lens.lens.delay import DelayPattern
 from audio_lens.lens.kv_cache import generation_cache
 from audio_lens.lens.rows import Conditioning
@@ -65,7 +67,7 @@ def guide(
 
 @torch.no_grad()
 def decode(
-    decoder: nn.Module,
+    decoder: HFModule,
     text: Conditioning,
     grid: Int[Tensor, "rows codebook column"],
     *,
@@ -105,7 +107,7 @@ def decode(
 
 
 def _last_logits(
-    decoder: nn.Module, tokens: Tensor, text: Conditioning, cache: EncoderDecoderCache, run: Run
+    decoder: HFModule, tokens: Tensor, text: Conditioning, cache: EncoderDecoderCache, run: Run
 ) -> Tensor:
     """Float32 logits `[branch_rows codebook vocab]` of the last position."""
     tokens = tokens.repeat(len(run.branches), 1, 1)
@@ -119,9 +121,7 @@ def _last_logits(
     return logits[:, -1].float().unflatten(0, (len(tokens), -1))
 
 
-def _draw(
-    logits: Tensor, warpers: LogitsProcessorList, generators: list[torch.Generator], sample: bool
-) -> Tensor:
+def _draw(logits: Tensor, warpers: Any, generators: list[torch.Generator], sample: bool) -> Tensor:
     """One code per row and codebook, `[rows codebook]`."""
     if not sample:
         return logits.argmax(-1)

@@ -6,6 +6,7 @@ predicted by the logits at position f + delay_k.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -81,7 +82,7 @@ class DelayPattern:
         frames = logits.shape[2] - max(self.delays)
         return torch.stack([logits[:, k, d : d + frames] for k, d in enumerate(self.delays)], dim=1)
 
-    def check_codes(self, codes: object, *, name: str = "codes") -> None:
+    def check_codes(self, codes: Any, *, name: str = "codes") -> None:
         """Raise unless `codes` is `Int[batch codebook frame]` within the vocabulary."""
         if not isinstance(codes, Tensor):
             raise InputError(
@@ -107,7 +108,7 @@ class DelayPattern:
                 f"{low if low < 0 else high}."
             )
 
-    def check_tokens(self, tokens: object) -> None:
+    def check_tokens(self, tokens: Any) -> None:
         """Raise unless `tokens` is `Int[batch codebook pos]` with the delay pattern applied."""
         shape_ok = isinstance(tokens, Tensor) and tokens.ndim == 3
         if not shape_ok or tokens.shape[1] != len(self.delays):
@@ -116,7 +117,9 @@ class DelayPattern:
                 f"tokens must have shape [batch, {len(self.delays)} codebooks, positions], got "
                 f"{shape}. Make them with `bound.to_tokens(codes)`."
             )
-        empty = self.grid(tokens[..., :0], tokens.shape[-1] - max(self.delays))[..., :-1] == self.bos
+        empty = (
+            self.grid(tokens[..., :0], tokens.shape[-1] - max(self.delays))[..., :-1] == self.bos
+        )
         if not torch.equal(tokens == self.bos, empty.to(tokens.device)):
             raise InputError(
                 "tokens are not delayed: the padding id must stand exactly where the delay "

@@ -44,7 +44,7 @@ class Registration:
     """What it does to a row, in words, for what is made meanwhile; None if it only reads."""
 
 
-class StopRun(Exception):
+class StopRun(Exception):  # noqa: N818 - it is no error
     """Ends a run early on purpose, carrying what to return."""
 
     def __init__(self, value: Tensor) -> None:
@@ -178,7 +178,9 @@ class Engine(Interleaver):
 
     def offer(self, location: str, value: Tensor) -> tuple[Tensor, bool]:
         """Serve a virtual location; returns the tensor and whether it was written."""
-        run, written = self.run, False
+        written = False
+        if (run := self.run) is None:
+            return value, False
         for site in self._here[location]:
             if registrations := self._planned.get(location, {}).get(site):
                 value, changed = self._dispatch(site, registrations, value, run)
@@ -288,7 +290,9 @@ def _call(registration: Registration, site: Site, branch: str, part: Tensor, run
     return True
 
 
-def _watch_gradient(view: Tensor, site: Site, registrations: list[Registration], run: Run) -> Tensor:
+def _watch_gradient(
+    view: Tensor, site: Site, registrations: list[Registration], run: Run
+) -> Tensor:
     if site.write == "no":
         raise HookError(f"{site.name} is read-only: no gradient flows through it.")
     if not view.requires_grad:

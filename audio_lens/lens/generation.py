@@ -50,7 +50,11 @@ class Generation:
         frames = _frames(lens, seconds)
         known = None if prefix is None else _prefix_codes(lens, prefix, frames)
         n_rows = len(known) if known is not None and len(known) > 1 else None
-        if n_rows is None and not isinstance(seed, int) and (prompts is None or isinstance(prompts, str)):
+        if (
+            n_rows is None
+            and not isinstance(seed, int)
+            and (prompts is None or isinstance(prompts, str))
+        ):
             n_rows = len(tuple(seed))
         prompts = as_prompts(prompts, n_rows)
         n_rows = len(prompts)

@@ -12,12 +12,16 @@ from audio_lens.lens.engine import Registration
 from audio_lens.lens.run import Branch, Hook, Run, check_branch
 from audio_lens.lens.sites import Site, SiteTable, Spec
 
-Operation = Callable[[Tensor, Tensor, Hook], Tensor]
+Strength = float | Tensor
+"""A coefficient as an operation gets it: a number, or a tensor that broadcasts over rows."""
+
+Operation = Callable[[Tensor, Strength, Hook], Tensor]
 """`op(tensor, coefficient, hook) -> tensor`; the coefficient broadcasts against the tensor."""
 
 Coefficient = float | Sequence[float] | Tensor | Callable[[Hook], Any]
 When = Callable[[Hook], Any]
-PerLayer = Tensor | Mapping[int, Tensor]
+PerLayer = Tensor | Mapping[Any, Tensor]
+"""One tensor for every layer, or one by layer."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +188,9 @@ class _VectorOperation:
         """The vector for this site, on the tensor's device and in its dtype."""
         key = (hook.layer(), tensor.device, tensor.dtype)
         if key not in self._placed:
-            per_layer = isinstance(self.vector, Mapping)
-            vector = self.vector[hook.layer()] if per_layer else self.vector
+            vector = self.vector
+            if isinstance(vector, Mapping):
+                vector = vector[hook.layer()]
             vector = torch.as_tensor(vector).to(tensor.device, tensor.dtype)
             self._check_shape(vector, tensor, hook)
             self._placed[key] = vector
@@ -206,14 +211,14 @@ class _VectorOperation:
 class add(_VectorOperation):  # noqa: N801 - reads as the operation it is
     """Add `coefficient * vector`."""
 
-    def __call__(self, tensor: Tensor, coefficient: Any, hook: Hook) -> Tensor:
+    def __call__(self, tensor: Tensor, coefficient: Strength, hook: Hook) -> Tensor:
         return tensor + coefficient * self.at(tensor, hook)
 
 
 class replace(_VectorOperation):  # noqa: N801
     """Move towards a value: `tensor + coefficient * (value - tensor)`; 1 puts it in place."""
 
-    def __call__(self, tensor: Tensor, coefficient: Any, hook: Hook) -> Tensor:
+    def __call__(self, tensor: Tensor, coefficient: Strength, hook: Hook) -> Tensor:
         value = self.at(tensor, hook).expand_as(tensor)
         if isinstance(coefficient, int | float) and coefficient == 1:
             return value.clone()
@@ -223,7 +228,7 @@ class replace(_VectorOperation):  # noqa: N801
 class project_out(_VectorOperation):  # noqa: N801
     """Remove `coefficient` of the part that lies along a vector; 1 removes all of it."""
 
-    def __call__(self, tensor: Tensor, coefficient: Any, hook: Hook) -> Tensor:
+    def __call__(self, tensor: Tensor, coefficient: Strength, hook: Hook) -> Tensor:
         vector = self.at(tensor, hook)
         unit = vector / vector.norm(dim=-1, keepdim=True)
         return tensor - coefficient * (tensor * unit).sum(-1, keepdim=True) * unit

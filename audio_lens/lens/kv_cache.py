@@ -1,5 +1,7 @@
 """Keys and values of a generation whose length is known: written in place, never copied."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PretrainedConfig
@@ -39,5 +41,5 @@ class _RoomyLayer(DynamicLayer):
 
 def generation_cache(config: PretrainedConfig, positions: int) -> EncoderDecoderCache:
     """A cache with room for so many positions of self-attention."""
-    layers = [_RoomyLayer(positions) for _ in range(config.num_hidden_layers)]
+    layers: list[Any] = [_RoomyLayer(positions) for _ in range(config.num_hidden_layers)]
     return EncoderDecoderCache(Cache(layers=layers), DynamicCache(config=config))

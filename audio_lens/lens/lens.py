@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,7 @@ from audio_lens.audio.clip import Clip
 from audio_lens.errors import AudioLensError, HookError, InputError, SiteError
 from audio_lens.lens.attention import use_lens_attention
 from audio_lens.lens.bound import BoundLens
-from audio_lens.lens.config import LensConfig
+from audio_lens.lens.config import HFModule, LensConfig
 from audio_lens.lens.decode import Sampling, guide
 from audio_lens.lens.delay import DelayPattern
 from audio_lens.lens.engine import (
@@ -36,7 +36,11 @@ from audio_lens.lens.run import Branch, Run, check_branch
 from audio_lens.lens.sites import Site, Spec
 from audio_lens.lens.weights import Weights
 
-Codes = Int[Tensor, "batch codebook frame"]
+if TYPE_CHECKING:
+    from audio_lens.lens.cache import ActivationCache
+    from audio_lens.lens.check import CheckReport
+
+Codes = Int[Tensor, "#batch codebook frame"]
 Logits = Float[Tensor, "batch codebook frame vocab"]
 Hooks = Sequence[tuple[Spec, HookFunction]]
 
@@ -56,7 +60,12 @@ class AudioLens(Weights, HuggingFaceModel):
     AUTO_CLASS = "MusicgenForConditionalGeneration"
 
     def __init__(
-        self, model: str | Path | nn.Module, processor: Any = None, *, name: str = "", **options: Any
+        self,
+        model: str | Path | HFModule,
+        processor: Any = None,
+        *,
+        name: str = "",
+        **options: Any,
     ) -> None:
         if isinstance(model, str | Path):
             name = name or str(model)
@@ -105,7 +114,7 @@ class AudioLens(Weights, HuggingFaceModel):
         return cls(model if device is None else model.to(device), processor, name=str(name))
 
     @classmethod
-    def from_model(cls, model: nn.Module, processor: Any = None, *, name: str = "") -> "AudioLens":
+    def from_model(cls, model: HFModule, processor: Any = None, *, name: str = "") -> "AudioLens":
         """Wrap a `MusicgenForConditionalGeneration` that is in memory.
 
         The model is put in evaluation mode and its decoder's attention is routed through the
@@ -116,7 +125,7 @@ class AudioLens(Weights, HuggingFaceModel):
     # -- what it is -----------------------------------------------------------------------------
 
     @property
-    def hf_model(self) -> nn.Module:
+    def hf_model(self) -> HFModule:
         """The wrapped transformers model.
 
         Raises:
@@ -164,7 +173,7 @@ class AudioLens(Weights, HuggingFaceModel):
         codes = torch.randint(self.cfg.d_vocab, shape, generator=generator)
         return codes.to(self.cfg.device)
 
-    def check(self) -> "CheckReport":  # noqa: F821 - imported where it is used
+    def check(self) -> "CheckReport":
         """Read and write every site and report what does not behave; prints as a table."""
         from audio_lens.lens.check import check
 
@@ -177,7 +186,12 @@ class AudioLens(Weights, HuggingFaceModel):
     # -- forward ----------------------------------------------------------------------------------
 
     def __call__(
-        self, prompts: Prompts, codes: Codes | None = None, *, guidance_scale: float = 1.0, **more: Any
+        self,
+        prompts: Prompts,
+        codes: Codes | None = None,
+        *,
+        guidance_scale: float = 1.0,
+        **more: Any,
     ) -> Logits:
         """Teacher-forced logits: `[b, k, f]` predicts `codes[b, k, f]`.
 
@@ -210,7 +224,9 @@ class AudioLens(Weights, HuggingFaceModel):
         tokens = tokens.expand(len(prompts), -1, -1)
         branches = branches_for(prompts, guidance_scale)
         n_rows, length = len(prompts), tokens.shape[-1]
-        run = Run(tuple(range(n_rows)), n_rows, branches, self.cfg.frame_rate, n_rows, length=length)
+        run = Run(
+            tuple(range(n_rows)), n_rows, branches, self.cfg.frame_rate, n_rows, length=length
+        )
         with ordinary_tensors(), self._engine.running(run):
             text = self._text.encode(prompts, run)
             logits = self._module.decoder(
@@ -249,7 +265,7 @@ class AudioLens(Weights, HuggingFaceModel):
         remove_batch_dim: bool = False,
         guidance_scale: float = 1.0,
         **more: Any,
-    ) -> tuple[Tensor, "ActivationCache"]:  # noqa: F821
+    ) -> tuple[Tensor, "ActivationCache"]:
         """`lens(prompts, codes)` and the activations on the way.
 
         Args:
@@ -281,14 +297,15 @@ class AudioLens(Weights, HuggingFaceModel):
         cache = recording.cache(self)
         return result, cache.remove_batch_dim() if remove_batch_dim else cache
 
-    def _backward(self, logits: Tensor, codes: Codes, metric: bool | Callable) -> None:
+    def _backward(self, logits: Tensor, codes: Codes | None, metric: Any) -> None:
         if metric is True:
             if codes is None or logits.ndim != 4:
-                raise InputError("incl_bwd=True needs codes and logits; give a function of them.")
-            metric = lambda logits: nn.functional.cross_entropy(  # noqa: E731
-                logits.flatten(0, 2), codes.expand(len(logits), -1, -1).flatten()
-            )
-        metric(logits).sum().backward()
+                raise InputError("incl_bwd=True needs codes and logits: give a function of them.")
+            codes = codes.to(logits.device).expand(len(logits), -1, -1)
+            loss = nn.functional.cross_entropy(logits.flatten(0, 2), codes.flatten())
+        else:
+            loss = metric(logits).sum()
+        loss.backward()
 
     # -- hooks, interventions, traces -----------------------------------------------------------
 
@@ -376,6 +393,16 @@ class AudioLens(Weights, HuggingFaceModel):
 
     # -- sound ----------------------------------------------------------------------------------
 
+    @overload
+    def generate(
+        self, prompts: Prompts = None, *, names_filter: None = None, **options: Any
+    ) -> list[Clip]: ...
+
+    @overload
+    def generate(
+        self, prompts: Prompts = None, *, names_filter: Spec, **options: Any
+    ) -> tuple[list[Clip], "ActivationCache"]: ...
+
     def generate(
         self,
         prompts: Prompts = None,
@@ -390,7 +417,7 @@ class AudioLens(Weights, HuggingFaceModel):
         names_filter: Spec | None = None,
         row_group: int | None = None,
         progress: bool = True,
-    ) -> list[Clip] | tuple[list[Clip], "ActivationCache"]:  # noqa: F821
+    ) -> list[Clip] | tuple[list[Clip], "ActivationCache"]:
         """Make clips, one per row, under whatever hooks are in place.
 
         Args:
@@ -463,7 +490,7 @@ def _stop_before(sites: Any, layer: int) -> Registration:
 
 
 @torch.no_grad()
-def _assert_residual_aliasing(model: nn.Module) -> None:
+def _assert_residual_aliasing(model: HFModule) -> None:
     """The in-place write of resid_mid rests on the norm's input being the stream itself."""
     block = model.decoder.model.decoder.layers[0]
     d_model, weight = model.config.decoder.hidden_size, block.fc1.weight

@@ -1,10 +1,12 @@
 """The site table of cross-attending MusicGen: names, locations, axes, order of execution."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
 from audio_lens.lens import ports
+from audio_lens.lens.config import HFModule
 from audio_lens.lens.ports import Port
 from audio_lens.lens.sites import Site, SiteTable
 
@@ -23,7 +25,7 @@ def attention_location(kind: str, layer: int, point: str) -> str:
     return f"attention.{kind}.{layer}.{point}"
 
 
-def musicgen_sites(model: nn.Module) -> SiteTable:
+def musicgen_sites(model: HFModule) -> SiteTable:
     """The sites of a `MusicgenForConditionalGeneration`, in order of execution."""
     decoder = model.decoder.model.decoder
     sites = [*_text(), *_embedding(len(decoder.embed_tokens))]
@@ -90,7 +92,9 @@ def _embedding(n_codebooks: int) -> Iterator[Site]:
     )
 
 
-def _norm(name: str, path: str, norm: nn.LayerNorm, about: str) -> Iterator[Site]:
+def _norm(
+    name: str, path: str, norm: nn.LayerNorm, about: str, **normalized: Any
+) -> Iterator[Site]:
     yield Site(
         f"{name}.hook_scale",
         f"{path}.input",
@@ -105,10 +109,11 @@ def _norm(name: str, path: str, norm: nn.LayerNorm, about: str) -> Iterator[Site
         Port(),
         STREAM,
         f"the output of {about}, weight and bias applied",
+        **normalized,
     )
 
 
-def _block(layer: int, block: nn.Module) -> Iterator[Site]:
+def _block(layer: int, block: HFModule) -> Iterator[Site]:
     name, path = f"blocks.{layer}", f"{DECODER}.layers.{layer}"
     yield Site(
         f"{name}.hook_resid_pre",
@@ -136,6 +141,7 @@ def _block(layer: int, block: nn.Module) -> Iterator[Site]:
         f"{path}.encoder_attn_layer_norm",
         block.encoder_attn_layer_norm,
         "the LayerNorm before cross-attention",
+        branches=COND,  # it feeds cross-attention's queries alone
     )
     yield from _attention(name, path, layer, block.encoder_attn, kind="cross")
     yield Site(
@@ -146,16 +152,27 @@ def _block(layer: int, block: nn.Module) -> Iterator[Site]:
         "the residual stream after cross-attention",
     )
     yield from _norm(
-        f"{name}.ln2", f"{path}.final_layer_norm", block.final_layer_norm, "the LayerNorm before the MLP"
+        f"{name}.ln2",
+        f"{path}.final_layer_norm",
+        block.final_layer_norm,
+        "the LayerNorm before the MLP",
     )
     yield Site(
         f"{name}.mlp.hook_pre", f"{path}.fc1.output", Port(), MLP, "MLP neurons before activation"
     )
     yield Site(
-        f"{name}.mlp.hook_post", f"{path}.fc2.input", ports.Argument(), MLP, "MLP neurons, activated"
+        f"{name}.mlp.hook_post",
+        f"{path}.fc2.input",
+        ports.Argument(),
+        MLP,
+        "MLP neurons, activated",
     )
     yield Site(
-        f"{name}.hook_mlp_out", f"{path}.fc2.output", Port(), STREAM, "what the MLP adds to the stream"
+        f"{name}.hook_mlp_out",
+        f"{path}.fc2.output",
+        Port(),
+        STREAM,
+        "what the MLP adds to the stream",
     )
     yield Site(
         f"{name}.hook_resid_post",
@@ -166,9 +183,7 @@ def _block(layer: int, block: nn.Module) -> Iterator[Site]:
     )
 
 
-def _attention(
-    block: str, path: str, layer: int, module: nn.Module, *, kind: str
-) -> Iterator[Site]:
+def _attention(block: str, path: str, layer: int, module: HFModule, *, kind: str) -> Iterator[Site]:
     cross = kind == "cross"
     name, path = (
         (f"{block}.cross_attn", f"{path}.encoder_attn")
@@ -178,8 +193,8 @@ def _attention(
     what = "cross-attention" if cross else "self-attention"
     heads = ports.Heads(module.num_heads)
     # The unconditional half has no text: nothing written to these could change its output.
-    text_only = {"branches": COND} if cross else {}
-    source = {**text_only, "steps": "first"} if cross else {}
+    text_only: dict[str, Any] = {"branches": COND} if cross else {}
+    source: dict[str, Any] = {**text_only, "steps": "first"} if cross else {}
     source_axes = ("batch", "token", "head", "d_head") if cross else HEADS
     square = ("batch", "head", "query", "token" if cross else "key")
 

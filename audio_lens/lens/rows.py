@@ -1,13 +1,15 @@
 """Rows: prompts and seeds made equally long, grouped, and turned into text states."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from audio_lens.errors import InputError
+from audio_lens.lens.config import HFModule
 from audio_lens.lens.engine import Engine
 from audio_lens.lens.musicgen_sites import TEXT_PROJECTION
 from audio_lens.lens.run import Run
@@ -31,8 +33,9 @@ def as_prompts(prompts: Prompts, n_rows: int | None = None) -> tuple[str | None,
     Raises:
         InputError: no prompts, an empty one, something that is no text, or another number.
     """
-    single = prompts is None or isinstance(prompts, str)
-    listed = (prompts,) if single else tuple(prompts)
+    listed: tuple[str | None, ...] = (
+        (prompts,) if prompts is None or isinstance(prompts, str) else tuple(prompts)
+    )
     if not listed:
         raise InputError("prompts are empty: give at least one, or None for unconditional music.")
     for index, prompt in enumerate(listed):
@@ -78,7 +81,7 @@ def branches_for(prompts: Sequence[str | None], guidance_scale: float) -> tuple[
 class TextEncoder:
     """Prompts to text states, by the model's own tokenizer and text encoder."""
 
-    def __init__(self, model: nn.Module, tokenizer: Callable | None, engine: Engine) -> None:
+    def __init__(self, model: HFModule, tokenizer: Any, engine: Engine) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._engine = engine
@@ -89,7 +92,7 @@ class TextEncoder:
         return self._tokenizer is not None
 
     @property
-    def tokenizer(self) -> Callable:
+    def tokenizer(self) -> Any:
         """The tokenizer; raises where the lens was built without a processor."""
         if self._tokenizer is None:
             raise InputError(
@@ -100,7 +103,7 @@ class TextEncoder:
 
     def tokens(self, prompt: str) -> list[str]:
         """The text tokens of a prompt: the `token` axis of cross-attention."""
-        (prompt,) = as_prompts(prompt)
+        as_prompts(prompt)
         return self.tokenizer.convert_ids_to_tokens(self.tokenizer(prompt).input_ids)
 
     def bucket(self, prompt: str | None) -> int:
@@ -142,8 +145,12 @@ class TextEncoder:
                 torch.zeros(*shape, d_text, device=device, dtype=dtype),
                 torch.zeros(shape, device=device, dtype=torch.long),
             )
-        padding = {"padding": True} if length is None else {"padding": "max_length", "max_length": length}
-        inputs = self.tokenizer([prompt or "" for prompt in prompts], return_tensors="pt", **padding)
+        inputs = self.tokenizer(
+            [prompt or "" for prompt in prompts],
+            return_tensors="pt",
+            padding=True if length is None else "max_length",
+            max_length=length,
+        )
         ids, mask = inputs.input_ids.to(device), inputs.attention_mask.to(device)
         hidden = self._model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         given = torch.tensor([prompt is not None for prompt in prompts], device=device)
@@ -160,7 +167,7 @@ class Group:
     padded: int
     text_length: int | None
 
-    def pad(self, values: Sequence) -> list:
+    def pad(self, values: Any) -> list[Any]:
         """The group's values out of a per-row sequence, its last row copied behind."""
         chosen = [values[row] for row in self.rows]
         return chosen + [chosen[-1]] * (self.padded - len(chosen))

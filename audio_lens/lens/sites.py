@@ -42,6 +42,13 @@ class Site:
         return int(found[1]) if found else None
 
     @property
+    def block(self) -> int:
+        """The layer of a site that is known to have one."""
+        if self.layer is None:
+            raise SiteError(f"{self.name} belongs to no layer.")
+        return self.layer
+
+    @property
     def family(self) -> str:
         """The name with its layer left open: `blocks.{i}.attn.hook_z`."""
         return re.sub(r"^blocks\.\d+\.", "blocks.{i}.", self.name)

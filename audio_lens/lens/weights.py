@@ -5,6 +5,8 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from audio_lens.lens.config import HFModule
+
 PerLayer = tuple[Tensor, ...]
 
 
@@ -14,9 +16,9 @@ class Weights:
     TransformerLens multiplies from the left, `x @ W`, so these are transposed views.
     """
 
-    _module: nn.Module
+    _module: HFModule
 
-    def _per_layer(self, view: Callable[[nn.Module], Tensor]) -> PerLayer:
+    def _per_layer(self, view: Callable[[HFModule], Tensor]) -> PerLayer:
         return tuple(view(block) for block in self._module.decoder.model.decoder.layers)
 
     @property
@@ -91,11 +93,9 @@ class Weights:
         return self._module.decoder.model.decoder.layer_norm
 
 
-def _into_heads(
-    projection: nn.Linear, attention: nn.Module
-) -> Float[Tensor, "head d_model d_head"]:
+def _into_heads(projection: nn.Linear, attention: HFModule) -> Float[Tensor, "head d_model d_head"]:
     return projection.weight.unflatten(0, (attention.num_heads, -1)).transpose(1, 2)
 
 
-def _out_of_heads(attention: nn.Module) -> Float[Tensor, "head d_head d_model"]:
+def _out_of_heads(attention: HFModule) -> Float[Tensor, "head d_head d_model"]:
     return attention.out_proj.weight.unflatten(1, (attention.num_heads, -1)).permute(1, 2, 0)

@@ -177,7 +177,7 @@ def _measured(
             concept=concept.name,
             direction=name,
             coefficient=made.coefficient,
-            prompt=made.prompt,
+            prompt=str(made.prompt),
             seed=made.seed,
             bpm=pulse_bpm(samples, rate),
             centroid=spectral_centroid(samples, rate),
@@ -226,7 +226,9 @@ def report(outcome: Outcome) -> str:
 
 
 def _line(outcome: Outcome, direction: str, coefficient: float, label: str) -> str:
-    cells = {what: outcome.grid(what, direction, coefficient) for what in ("bpm", "centroid", "change")}
+    cells = {
+        what: outcome.grid(what, direction, coefficient) for what in ("bpm", "centroid", "change")
+    }
     found = {what: bootstrap(values) for what, values in cells.items()}
     missing = int(np.isnan(cells["bpm"]).sum())
     return (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from audio_lens.analysis.directions import Direction
 from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError
+from audio_lens.lens.rows import Prompts, as_prompts
 from audio_lens.steering.strategies import steer
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class SweepRow:
 
 def sweep(
     lens: "AudioLens",
-    prompts: str | Sequence[str | None],
+    prompts: Prompts,
     *,
     direction: Direction,
     coefficients: Sequence[float],
@@ -53,17 +54,17 @@ def sweep(
     Returns:
         Rows ordered by coefficient, then prompt, then seed.
     """
-    prompts = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
-    if not prompts or not coefficients or not seeds:
-        raise InputError("a sweep needs at least one prompt, one coefficient and one seed.")
+    texts = as_prompts(prompts)
+    if not coefficients or not seeds:
+        raise InputError("a sweep needs at least one coefficient and one seed.")
     generating = {name: options.pop(name) for name in _GENERATING if name in options}
-    cells = list(product(coefficients, prompts, seeds))
+    cells = list(product(coefficients, texts, seeds))
     rows: list[SweepRow] = []
     for start in range(0, len(cells), rows_at_once):
         part = cells[start : start + rows_at_once]
-        strengths, texts, part_seeds = zip(*part, strict=True)
+        strengths, part_texts, part_seeds = zip(*part, strict=True)
         with steer(lens, direction, coefficient=strengths, **options):
-            clips = lens.generate(texts, seed=part_seeds, progress=progress, **generating)
+            clips = lens.generate(part_texts, seed=part_seeds, progress=progress, **generating)
         rows += [
             SweepRow(text, seed, float(strength), clip)
             for (strength, text, seed), clip in zip(part, clips, strict=True)

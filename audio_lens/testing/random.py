@@ -5,9 +5,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
 
 from audio_lens.errors import InputError
+from audio_lens.lens.config import HFModule
 from audio_lens.lens.lens import AudioLens
 from audio_lens.lens.loading import without_padding_notice
 
@@ -85,7 +85,7 @@ def random_musicgen(
     return AudioLens.from_model(model, _processor(), name=shape or "random")
 
 
-def _build(size: Mapping[str, int], n_codebooks: int) -> nn.Module:
+def _build(size: Mapping[str, int], n_codebooks: int) -> HFModule:
     from transformers import (
         EncodecConfig,
         MusicgenConfig,
@@ -136,7 +136,7 @@ def _build(size: Mapping[str, int], n_codebooks: int) -> nn.Module:
 
 
 @torch.no_grad()
-def _liven(model: nn.Module) -> None:
+def _liven(model: HFModule) -> None:
     """Weights far enough from their tiny initial scale that every part matters."""
     for head in model.decoder.lm_heads:
         head.weight.mul_(4 / (head.weight.std() * head.weight.shape[1] ** 0.5))
@@ -158,7 +158,7 @@ _VOCABULARY = 96
 def _processor() -> Any:
     """A processor whose tokenizer reads any text, letter by letter."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import EncodecFeatureExtractor, MusicgenProcessor, T5TokenizerFast
+    from transformers import EncodecFeatureExtractor, MusicgenProcessor, PreTrainedTokenizerFast
 
     characters = ["<pad>", "</s>", "<unk>", *(chr(32 + i) for i in range(_VOCABULARY))]
     letters = Tokenizer(
@@ -169,5 +169,7 @@ def _processor() -> Any:
         single="$A </s>", special_tokens=[("</s>", 1)]
     )
     letters.decoder = decoders.Fuse()
-    tokenizer = T5TokenizerFast(tokenizer_object=letters)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=letters, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
     return MusicgenProcessor(EncodecFeatureExtractor(sampling_rate=16000), tokenizer)

@@ -1,0 +1,56 @@
+"""The suite runs with every annotated shape of the package checked at run time."""
+
+import ast
+import importlib
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from jaxtyping import install_import_hook
+
+with install_import_hook("audio_lens", "typechecking.check"):
+    import audio_lens
+
+    modules = [
+        importlib.import_module(found.name)
+        for found in pkgutil.walk_packages(audio_lens.__path__, "audio_lens.")
+        if not found.name.endswith("__main__")
+    ]
+
+from audio_lens import AudioLens
+from audio_lens.testing import random_musicgen
+
+
+def _make_type_checking_imports_real(module: ModuleType) -> None:
+    """Names imported for type checkers alone are needed where annotations are checked."""
+    tree = ast.parse(Path(module.__file__).read_text())
+    for node in tree.body:
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            for found in node.body:
+                source = importlib.import_module(
+                    "." * found.level + found.module, module.__package__
+                )
+                for alias in found.names:
+                    setattr(module, alias.asname or alias.name, getattr(source, alias.name))
+
+
+for _module in modules:
+    _make_type_checking_imports_real(_module)
+
+
+@pytest.fixture(scope="session")
+def lens() -> AudioLens:
+    """A small random model; tests leave it clean."""
+    return random_musicgen(n_layers=3, d_model=64, n_heads=4, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def _left_clean(request: pytest.FixtureRequest) -> object:
+    """Whatever a test does to the shared lens, no hook may stay behind."""
+    yield
+    if "lens" in request.fixturenames:
+        shared = request.getfixturevalue("lens")
+        assert not shared._engine.active
+        assert shared._engine.run is None
+        assert not shared._engine.interleaving

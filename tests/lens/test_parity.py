@@ -1,0 +1,128 @@
+"""Promise 2: wrapping changes nothing. Transformers' own output is the truth."""
+
+import functools
+
+import pytest
+import torch
+from torch import Tensor
+
+from audio_lens import AudioLens
+from audio_lens.testing import random_musicgen
+
+ONE = ["a slow piano melody"]
+THREE = ["a slow piano melody", "fast drums", "an organ in a very large and very old church"]
+
+
+def transformers_codes(lens: AudioLens, prompts: list[str] | None, **settings: object) -> Tensor:
+    """The codes that transformers' own `generate` hands to the codec."""
+    model, seen = lens.hf_model, {}
+    decode = model.audio_encoder.decode
+
+    @functools.wraps(decode)
+    def spy(codes: Tensor, *args: object, **kwargs: object) -> object:
+        seen["codes"] = codes[0].clone()
+        return decode(codes, *args, **kwargs)
+
+    if prompts is None:
+        inputs = dict(model.get_unconditional_inputs(1))
+        inputs.pop("guidance_scale")
+    else:
+        inputs = lens.processor(text=prompts, padding=True, return_tensors="pt")
+    model.audio_encoder.decode = spy
+    try:
+        model.generate(**inputs, **settings)
+    finally:
+        del model.audio_encoder.decode
+    return seen["codes"]
+
+
+def our_codes(lens: AudioLens, prompts: list[str] | None, **settings: object) -> Tensor:
+    return torch.stack([c.codes for c in lens.generate(prompts, progress=False, **settings)])
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("prompts", [ONE, THREE], ids=["one row", "three rows"])
+def test_greedy_codes_are_transformers(lens, prompts, guidance_scale):
+    theirs = transformers_codes(
+        lens, prompts, do_sample=False, guidance_scale=guidance_scale, max_new_tokens=43
+    )
+    ours = our_codes(lens, prompts, do_sample=False, guidance_scale=guidance_scale, seconds=40 / 50)
+    assert ours.unique().numel() > 20  # not a constant that anything would equal
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("seed", [0, 5, 1234])
+def test_sampled_codes_of_one_prompt_are_transformers(lens, seed, guidance_scale):
+    torch.manual_seed(seed)
+    settings = {"guidance_scale": guidance_scale, "top_k": 50, "temperature": 0.9}
+    theirs = transformers_codes(lens, ONE, do_sample=True, max_new_tokens=60, **settings)
+    assert torch.equal(our_codes(lens, ONE, seconds=57 / 50, seed=seed, **settings), theirs)
+
+
+def test_unconditional_codes_are_transformers(lens):
+    torch.manual_seed(3)
+    theirs = transformers_codes(
+        lens, None, do_sample=True, guidance_scale=1.0, top_k=250, max_new_tokens=33
+    )
+    assert torch.equal(our_codes(lens, None, seconds=30 / 50, seed=3), theirs)
+
+
+def test_continuation_is_transformers(lens):
+    prefix = lens.random_codes(frames=11, seed=2)
+    theirs = transformers_codes(
+        lens,
+        ONE,
+        decoder_input_ids=prefix.flatten(0, 1),
+        do_sample=False,
+        guidance_scale=3.0,
+        max_new_tokens=30,
+    )
+    frames = theirs.shape[-1]
+    ours = our_codes(lens, ONE, do_sample=False, seconds=frames / 50, prefix=prefix)
+    assert torch.equal(ours[..., :11], prefix)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("prompts", [ONE, THREE], ids=["one row", "three rows"])
+def test_logits_are_transformers(lens, prompts):
+    codes = lens.random_codes(frames=9, batch=len(prompts))
+    inputs = lens.processor(text=prompts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        tokens = lens.delay.apply(codes).flatten(0, 1)
+        theirs = lens.hf_model(**inputs, decoder_input_ids=tokens).logits
+        ours = lens(prompts, codes)
+    theirs = theirs.unflatten(0, (len(prompts), 4))
+    for k in range(4):
+        assert torch.equal(ours[:, k], theirs[:, k, k : k + 9])
+
+
+def test_delay_is_transformers(lens):
+    codes = lens.random_codes(frames=9, batch=2)
+    decoder = lens.hf_model.decoder
+    start = torch.full((8, 1), lens.cfg.bos)
+    prompt = torch.cat([start, codes.flatten(0, 1)], dim=1)
+    _, mask = decoder.build_delay_pattern_mask(prompt, lens.cfg.bos, max_length=9 + 4)
+    assert torch.equal(lens.delay.grid(codes, 9), mask.unflatten(0, (2, 4)))
+    assert torch.equal(lens.delay.undo(lens.delay.grid(codes, 9)), codes)
+
+
+def test_the_eager_kernel_is_served_too():
+    sdpa = random_musicgen(n_layers=2, seed=4)
+    eager = random_musicgen(n_layers=2, seed=4).hf_model
+    eager.decoder.set_attn_implementation("eager")
+    codes = sdpa.random_codes(frames=8)
+    plain = AudioLens.from_model(eager, sdpa.processor)
+    assert plain.check().ok
+    assert torch.allclose(plain(ONE, codes), sdpa(ONE, codes), atol=1e-4)
+
+
+def test_wrapping_leaves_gradients_settings_alone(lens):
+    model = random_musicgen(n_layers=1).hf_model
+    for index, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(index % 2 == 0)
+    before = [p.requires_grad for p in model.parameters()]
+    wrapped = AudioLens.from_model(model, lens.processor)
+    assert [p.requires_grad for p in model.parameters()] == before
+    assert wrapped(ONE, wrapped.random_codes(frames=4)).requires_grad
+    assert wrapped.generate(ONE, seconds=0.1, progress=False)[0].waveform.requires_grad is False
