@@ -6,6 +6,7 @@ import pkgutil
 from pathlib import Path
 from types import ModuleType
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
@@ -43,6 +44,14 @@ for _module in modules:
 def lens() -> AudioLens:
     """A small random model; tests leave it clean."""
     return random_musicgen(n_layers=3, d_model=64, n_heads=4, seed=0)
+
+
+@pytest.fixture
+def as_users_see_it() -> object:
+    """The suite's run-time types would catch much bad input first; users do not have them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

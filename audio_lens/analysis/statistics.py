@@ -41,18 +41,16 @@ def median_over_prompts(
     missing = np.isnan(values)
     n_seen = (~missing).sum(-1)
     means = np.where(missing, 0.0, values).sum(-1) / np.where(n_seen == 0, np.nan, n_seen)
-    n_prompts = (~np.isnan(means)).sum(-1)
     ordered = np.sort(means, axis=-1)  # NaN sorts to the end
-    middle = [np.maximum(n_prompts - 1, 0) // 2, np.maximum(n_prompts, 1) // 2]
-    picked = [
-        np.take_along_axis(ordered, m[..., None], -1)[..., 0] for m in map(np.asarray, middle)
-    ]
-    return (picked[0] + picked[1]) / 2
+    n_prompts = np.asarray((~np.isnan(means)).sum(-1, keepdims=True))
+    low = np.take_along_axis(ordered, np.maximum(n_prompts - 1, 0) // 2, -1)
+    high = np.take_along_axis(ordered, np.minimum(n_prompts // 2, means.shape[-1] - 1), -1)
+    return np.asarray((low + high)[..., 0] / 2)
 
 
 def mean_over_prompts(values: Float[np.ndarray, "*draw prompt seed"]) -> Float[np.ndarray, "*draw"]:
     """Mean over prompts of each prompt's mean over seeds."""
-    return values.mean((-2, -1))
+    return np.asarray(values.mean((-2, -1)))
 
 
 def bootstrap(

@@ -158,8 +158,11 @@ class SiteTable:
             return (self._by_name[name],)
         if name in self._families:
             return tuple(self._families[name])
-        if any(character in name for character in "*?[") and (found := self.match(name)):
-            return tuple(found)
+        if any(character in name for character in "*?["):
+            shorthands = fnmatch.filter(self._families, name)
+            found = {*self.match(name), *(s for word in shorthands for s in self._families[word])}
+            if found:
+                return tuple(sorted(found, key=lambda site: site.rank))
         raise self._unknown(name)
 
     def _unknown(self, name: str) -> SiteError:

@@ -43,8 +43,8 @@ def random_musicgen(
     """A lens over random weights: any shape, no network, the same weights for the same seed.
 
     The tokenizer reads letters. The unembeddings are enlarged, so that logits differ clearly
-    and greedy codes react to edits; the codec's codebooks are random, so that codes can be
-    heard apart.
+    and greedy codes react to edits; the codec's codebooks are filled, so that codes can be heard
+    apart (transformers leaves them zero).
 
     Args:
         shape: A published shape by name (`"small"`), instead of the numbers that follow.
@@ -102,17 +102,18 @@ def _build(size: Mapping[str, int], n_codebooks: int) -> HFModule:
         num_layers=size["n_text_layers"],
         num_heads=4,
     )
+    bits = (size["d_vocab"] - 1).bit_length()  # EnCodec counts in powers of two
     codec = EncodecConfig(
         sampling_rate=16000,
         audio_channels=1,
         upsampling_ratios=[20, 16],
         num_filters=4,
         hidden_size=16,
-        codebook_size=size["d_vocab"],
+        codebook_size=1 << bits,
         codebook_dim=16,
         num_lstm_layers=1,
         use_causal_conv=False,
-        target_bandwidths=[n_codebooks * 50 * (size["d_vocab"] - 1).bit_length() / 1000],
+        target_bandwidths=[n_codebooks * 50 * bits / 1000],
     )
     decoder = MusicgenDecoderConfig(
         vocab_size=size["d_vocab"],
@@ -146,9 +147,17 @@ def _liven(model: HFModule) -> None:
                 weight.normal_(std=weight.shape[1] ** -0.5)
             elif weight.ndim == 1:
                 weight.add_(0.1 * torch.randn_like(weight))
-    for name, buffer in model.audio_encoder.named_buffers():
-        if name.endswith("codebook.embed"):
-            buffer.normal_()
+    _fill_codebooks(model.audio_encoder)
+
+
+def _fill_codebooks(codec: HFModule) -> None:
+    """Codebooks that tell sounds apart: what the encoder makes of noise, then finer and finer."""
+    first, *finer = [layer.codebook.embed for layer in codec.quantizer.layers]
+    samples = len(first) * codec.config.hop_length
+    heard = codec.encoder(0.1 * torch.randn(1, 1, samples))[0].T
+    first.copy_(heard[: len(first)])
+    for codebook in finer:
+        codebook.normal_(std=float(heard.std(0).mean()) / 2)
 
 
 _VOCABULARY = 96

@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 
@@ -11,13 +10,7 @@ from audio_lens import AudioLens, AudioLensError, Intervention, add, replace, wi
 from audio_lens.errors import HookError, InputError, SiteError
 from audio_lens.testing import random_musicgen
 
-
-@pytest.fixture(autouse=True)
-def _as_users_see_it():
-    """The suite's run-time types would catch much of this first; users do not have them."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("as_users_see_it")
 
 
 def forward(lens, codes=None):
@@ -111,7 +104,7 @@ def test_generate_settings(lens, settings, said):
 
 
 def test_a_prefix_longer_than_the_clip(lens):
-    with pytest.raises(InputError, match="prefix lasts 0.2 s and the clip 0.2 s"):
+    with pytest.raises(InputError, match=r"prefix lasts 0\.2 s and the clip 0\.2 s"):
         lens.generate("organ", seconds=0.2, prefix=lens.random_codes(frames=10), progress=False)
 
 

@@ -102,6 +102,6 @@ def test_cache_of_grouped_rows_is_in_order(lens):
         progress=False,
     )
     _, by_ones = lens.generate(PROMPTS, names_filter=names, row_group=1, **settings)
-    for name in whole.keys():
+    for name in whole:
         assert torch.equal(whole[name], pieces[name].flip(0)), name
         assert torch.allclose(whole[name], by_ones[name], atol=1e-4), name

@@ -1,0 +1,85 @@
+"""The house: imports go downward, importing costs nothing, and the face is what is promised."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import audio_lens
+
+ROOT = Path(audio_lens.__file__).parent
+FLOORS = ["cli", "recipes", "toy", "steering", "testing", "analysis", "lens", "audio", "errors"]
+"""From the top down. `plots` draws what recipes hold and is called by them alone."""
+
+DOORS = {
+    ("lens.lens", "steering"): "AudioLens.steer and AudioLens.sweep are sugar over steering",
+    ("lens.loading", "toy"): "the one place that knows where the shipped checkpoint lies",
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports at run time."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):  # imports for type checkers are no arrows
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("audio_lens."):
+            found.add(node.module.removeprefix("audio_lens."))
+    return found
+
+
+def files() -> list[Path]:
+    return [p for p in ROOT.rglob("*.py") if p.name != "__init__.py" and "plots" not in p.parts]
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_downward(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    floor = FLOORS.index(name.split(".")[0])
+    for imported in imports(path):
+        room = imported.split(".")[0]
+        if room == "plots":
+            assert name.startswith("recipes.")
+            continue
+        assert FLOORS.index(room) >= floor or (name, room) in DOORS, f"{name} imports {imported}"
+
+
+def test_every_room_says_what_it_is_for():
+    for path in ROOT.rglob("*.py"):
+        assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_importing_loads_nothing():
+    heavy = run(
+        "import sys, audio_lens; "
+        "print([m for m in ('torch', 'transformers', 'nnsight', 'transformer_lens') "
+        "if m in sys.modules])"
+    )
+    assert heavy == "[]"
+
+
+def test_the_lens_does_without_transformer_lens_until_a_cache_is_asked_for():
+    seen = run(
+        "import sys; from audio_lens.testing import random_musicgen as r; "
+        "lens = r(n_layers=1); lens.generate(None, seconds=0.1, progress=False); "
+        "print('transformer_lens' in sys.modules); "
+        "lens.run_with_cache(None, lens.random_codes(frames=4)); "
+        "print('transformer_lens' in sys.modules)"
+    )
+    assert seen.split() == ["False", "True"]
+
+
+def test_the_face():
+    for name in audio_lens.__all__:
+        assert getattr(audio_lens, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = audio_lens.nothing
