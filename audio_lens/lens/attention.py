@@ -83,8 +83,9 @@ def _observed(
         return output
     explicit = (pattern @ value).transpose(1, 2)
     changed = (pattern != true_pattern).flatten(1).any(1)
-    if pattern.requires_grad:  # a gradient is watched here: every row must flow through it
-        changed = torch.ones_like(changed)
+    if pattern.requires_grad:
+        # Every row's gradient flows through the pattern, while unchanged rows keep their bits.
+        output = output.detach() + (explicit - explicit.detach())
     return torch.where(changed[:, None, None, None], explicit, output)
 
 

@@ -124,6 +124,14 @@ class Engine(Interleaver):
                     'a hook asks for branch="uncond", but this run has no unconditional half. '
                     "Give a guidance_scale above 1 and a prompt, or use another branch."
                 )
+            if not run.has_text and registration.kind == "write":
+                for site in registration.sites:
+                    # The text encoder does not run, so a hook there would not even be called.
+                    if (
+                        site.location.startswith("model.text_encoder")
+                        and len(registration.sites) == 1
+                    ):
+                        raise HookError(_no_text(site))
             if registration.prepare is not None:
                 registration.prepare(run)
         self.run = run
@@ -270,17 +278,22 @@ def _call(registration: Registration, site: Site, branch: str, part: Tensor, run
     if registration.kind == "read":
         registration.fn(part, hook=hook)
         return False
-    version = part._version
-    new = registration.fn(part, hook=hook)
-    if new is not None and new is not part:
-        check_write(site, part, new)
-        if site.write == "no":
-            raise HookError(_read_only(site))
-        part.copy_(new)
-    if part._version == version:
+    # What a hook computes with may be saved for its backward pass: under autograd it gets a
+    # tensor of its own, which the write then leaves alone.
+    given = part.clone() if torch.is_grad_enabled() else part
+    version = given._version
+    new = registration.fn(given, hook=hook)
+    if new is None:
+        new = given
+    if new is given and given._version == version:
         return False
     if site.write == "no":
         raise HookError(_read_only(site))
+    if not run.has_text and site.branches == ("cond",):
+        raise HookError(_no_text(site))
+    if new is not part:
+        check_write(site, part, new)
+        part.copy_(new)
     # A sum is NaN if any element is; infinities can also cancel to NaN, hence the second look.
     if (total := float(part.detach().sum())) != total and bool(part.isnan().any()):
         raise HookError(
@@ -309,6 +322,13 @@ def _watch_gradient(
 
     view.register_hook(on_gradient)
     return view
+
+
+def _no_text(site: Site) -> str:
+    return (
+        f"{site.name}: this run has no prompt, so nothing attends to text and writing there would "
+        f"change nothing. Give a prompt, or use a site behind it such as cross_attn.hook_z."
+    )
 
 
 def _read_only(site: Site) -> str:

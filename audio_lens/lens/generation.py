@@ -93,7 +93,14 @@ class Generation:
         lens = self.lens
         # Guidance is decided by all rows, so that a row does not depend on its group.
         branches = branches_for(self.prompts, self.sampling.guidance_scale)
-        run = Run(group.rows, group.padded, branches, lens.cfg.frame_rate, len(self.prompts))
+        run = Run(
+            rows=group.rows,
+            padded=group.padded,
+            branches=branches,
+            frame_rate=lens.cfg.frame_rate,
+            n_rows=len(self.prompts),
+            has_text=any(prompt is not None for prompt in self.prompts),
+        )
         grid = lens.delay.grid(torch.stack(group.pad(self.known)), self.frames)
         with ordinary_tensors(), lens._engine.running(run):
             text = lens._text.encode(group.pad(self.prompts), run, length=group.text_length)

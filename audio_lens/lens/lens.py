@@ -225,7 +225,13 @@ class AudioLens(Weights, HuggingFaceModel):
         branches = branches_for(prompts, guidance_scale)
         n_rows, length = len(prompts), tokens.shape[-1]
         run = Run(
-            tuple(range(n_rows)), n_rows, branches, self.cfg.frame_rate, n_rows, length=length
+            rows=tuple(range(n_rows)),
+            padded=n_rows,
+            branches=branches,
+            frame_rate=self.cfg.frame_rate,
+            n_rows=n_rows,
+            has_text=any(prompt is not None for prompt in prompts),
+            length=length,
         )
         with ordinary_tensors(), self._engine.running(run):
             text = self._text.encode(prompts, run)

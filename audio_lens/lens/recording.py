@@ -30,7 +30,6 @@ class Recording:
 
     def registrations(self, *, gradients: bool = False) -> list[Registration]:
         """What to have in place while the run lasts."""
-        # Cloned, since later sites of the same stream may be edited in place.
         kept = [Registration(self._keep, self._sites, "both", "read")]
         if gradients:
             flowing = tuple(site for site in self._sites if site.write != "no")
@@ -38,10 +37,11 @@ class Recording:
         return kept
 
     def _keep(self, tensor: Tensor, *, hook: Hook, suffix: str = "") -> None:
-        kept = tensor.detach()
-        kept = kept.to(self._device) if self._device is not None else kept
+        # A copy, since later sites of the same stream may be edited in place.
+        device = tensor.device if self._device is None else self._device
+        kept = tensor.detach().to(device, copy=True)
         groups = self._steps.setdefault((hook.branch, hook.site, suffix), {})
-        groups.setdefault(hook.rows, []).append(kept if kept is not tensor else kept.clone())
+        groups.setdefault(hook.rows, []).append(kept)
 
     def _keep_gradient(self, gradient: Tensor, *, hook: Hook) -> None:
         self._keep(gradient, hook=hook, suffix="_grad")

@@ -23,6 +23,8 @@ class Run:
     frame_rate: int
     n_rows: int
     """Rows the caller asked for in all, of which `rows` are run together now."""
+    has_text: bool
+    """Whether any row of the caller's has a prompt."""
     start: int = 0
     length: int = 0
     step: int = 0

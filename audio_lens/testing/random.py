@@ -18,13 +18,35 @@ SHAPES: Mapping[str, Mapping[str, int]] = MappingProxyType(
             "d_model": 1024,
             "n_heads": 16,
             "d_mlp": 4096,
+            "n_codebooks": 4,
             "d_vocab": 2048,
             "d_text": 768,
             "n_text_layers": 12,
         },
     }
 )
-"""Published shapes by name, as in the checkpoints' conversion scripts."""
+"""Published shapes by name, as in the checkpoints' conversion scripts; with T5-base and the
+32 kHz EnCodec that they come with."""
+
+_CODECS: Mapping[bool, Mapping[str, Any]] = {
+    False: {
+        "sampling_rate": 16000,
+        "upsampling_ratios": [20, 16],
+        "num_filters": 4,
+        "hidden_size": 16,
+        "codebook_dim": 16,
+        "num_lstm_layers": 1,
+    },
+    True: {
+        "sampling_rate": 32000,
+        "upsampling_ratios": [8, 5, 4, 4],
+        "num_filters": 64,
+        "hidden_size": 128,
+        "codebook_dim": 128,
+        "num_lstm_layers": 2,
+    },
+}
+"""The small codec of made-up shapes, and the published one."""
 
 
 def random_musicgen(
@@ -68,6 +90,7 @@ def random_musicgen(
         "d_model": d_model,
         "n_heads": n_heads,
         "d_mlp": d_mlp or 4 * d_model,
+        "n_codebooks": n_codebooks,
         "d_vocab": d_vocab,
         "d_text": d_text,
         "n_text_layers": n_text_layers,
@@ -80,12 +103,13 @@ def random_musicgen(
         raise InputError(f"n_heads={size['n_heads']} must divide d_model={size['d_model']}.")
     with torch.random.fork_rng(devices=[]), without_padding_notice():
         torch.manual_seed(seed)
-        model = _build(size, n_codebooks)
+        model = _build(size, _CODECS[shape is not None])
         _liven(model)
-    return AudioLens.from_model(model, _processor(), name=shape or "random")
+    processor = _processor(model.config.audio_encoder.sampling_rate)
+    return AudioLens.from_model(model, processor, name=shape or "random")
 
 
-def _build(size: Mapping[str, int], n_codebooks: int) -> HFModule:
+def _build(size: Mapping[str, int], sound: Mapping[str, Any]) -> HFModule:
     from transformers import (
         EncodecConfig,
         MusicgenConfig,
@@ -94,26 +118,22 @@ def _build(size: Mapping[str, int], n_codebooks: int) -> HFModule:
         T5Config,
     )
 
+    text_heads = max(4, size["d_text"] // 64)  # 12, as T5-base has
     text = T5Config(
         vocab_size=_VOCABULARY + 3,
         d_model=size["d_text"],
-        d_kv=size["d_text"] // 4,
-        d_ff=2 * size["d_text"],
+        d_kv=size["d_text"] // text_heads,
+        d_ff=4 * size["d_text"],
         num_layers=size["n_text_layers"],
-        num_heads=4,
+        num_heads=text_heads,
     )
     bits = (size["d_vocab"] - 1).bit_length()  # EnCodec counts in powers of two
     codec = EncodecConfig(
-        sampling_rate=16000,
+        **sound,
         audio_channels=1,
-        upsampling_ratios=[20, 16],
-        num_filters=4,
-        hidden_size=16,
         codebook_size=1 << bits,
-        codebook_dim=16,
-        num_lstm_layers=1,
         use_causal_conv=False,
-        target_bandwidths=[n_codebooks * 50 * bits / 1000],
+        target_bandwidths=[size["n_codebooks"] * 50 * bits / 1000],
     )
     decoder = MusicgenDecoderConfig(
         vocab_size=size["d_vocab"],
@@ -121,7 +141,7 @@ def _build(size: Mapping[str, int], n_codebooks: int) -> HFModule:
         num_hidden_layers=size["n_layers"],
         num_attention_heads=size["n_heads"],
         ffn_dim=size["d_mlp"],
-        num_codebooks=n_codebooks,
+        num_codebooks=size["n_codebooks"],
         pad_token_id=size["d_vocab"],
         bos_token_id=size["d_vocab"],
     )
@@ -147,6 +167,9 @@ def _liven(model: HFModule) -> None:
                 weight.normal_(std=weight.shape[1] ** -0.5)
             elif weight.ndim == 1:
                 weight.add_(0.1 * torch.randn_like(weight))
+    if hasattr(model, "enc_to_dec_proj"):
+        projection = model.enc_to_dec_proj.weight
+        projection.normal_(std=projection.shape[1] ** -0.5)
     _fill_codebooks(model.audio_encoder)
 
 
@@ -164,7 +187,7 @@ _VOCABULARY = 96
 """The printable characters, one token each."""
 
 
-def _processor() -> Any:
+def _processor(sample_rate: int) -> Any:
     """A processor whose tokenizer reads any text, letter by letter."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import EncodecFeatureExtractor, MusicgenProcessor, PreTrainedTokenizerFast
@@ -181,4 +204,4 @@ def _processor() -> Any:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=letters, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )
-    return MusicgenProcessor(EncodecFeatureExtractor(sampling_rate=16000), tokenizer)
+    return MusicgenProcessor(EncodecFeatureExtractor(sampling_rate=sample_rate), tokenizer)

@@ -145,6 +145,23 @@ def test_read_only_sites_cannot_be_written(lens, in_place):
         pass
 
 
+@pytest.mark.parametrize(
+    "name", ["text.out", "text.proj", "cross_attn.k", "cross_attn.pattern", "ln_cross.normalized"]
+)
+def test_writing_to_text_where_there_is_none(lens, name):
+    """A silent no-op otherwise: without a prompt nothing is attended to."""
+    codes = lens.random_codes(frames=5)
+
+    def shift(tensor, *, hook):
+        return tensor + 1
+
+    with pytest.raises(HookError, match="this run has no prompt"):
+        lens.run_with_hooks(None, codes, fwd_hooks=[(name, shift)])
+    with pytest.raises(HookError, match="this run has no prompt"), lens.hooks([(name, shift)]):
+        lens.generate(None, seconds=0.1, progress=False)
+    lens.run_with_hooks(None, codes, fwd_hooks=[("cross_attn.*", lambda tensor, *, hook: None)])
+
+
 def test_a_hook_that_is_no_function(lens):
     with pytest.raises(HookError, match="no function"), lens.hooks([("resid_post", 3)]):
         pass

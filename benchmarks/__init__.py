@@ -1,0 +1,1 @@
+"""Speed and memory, as ratios against the unwrapped model, side by side in one run."""
