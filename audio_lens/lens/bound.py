@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from audio_lens.lens.config import LensConfig
+from audio_lens.lens.forward import as_tokens
 
 if TYPE_CHECKING:
     from audio_lens.lens.cache import ActivationCache
@@ -43,8 +44,7 @@ class BoundLens:
         self, codes: Int[Tensor, "batch codebook frame"]
     ) -> Int[Tensor, "batch codebook pos"]:
         """Codes with the delay pattern applied."""
-        self._lens.delay.check_codes(codes)
-        return self._lens.delay.apply(codes)
+        return as_tokens(self._lens, codes)
 
     def __call__(
         self, tokens: Int[Tensor, "batch codebook pos"], **kwargs: Any
@@ -59,7 +59,6 @@ class BoundLens:
         **kwargs: Any,
     ) -> Float[Tensor, "batch codebook frame vocab"]:
         """A forward over delayed tokens, hooked."""
-        self._lens.delay.check_tokens(tokens)
         return self._lens.run_with_hooks(
             self._prompts,
             tokens=tokens,
@@ -73,7 +72,6 @@ class BoundLens:
         self, tokens: Int[Tensor, "batch codebook pos"], **kwargs: Any
     ) -> tuple[Float[Tensor, "batch codebook frame vocab"], "ActivationCache"]:
         """A forward over delayed tokens, with its activations."""
-        self._lens.delay.check_tokens(tokens)
         return self._lens.run_with_cache(
             self._prompts, tokens=tokens, guidance_scale=self._guidance_scale, **kwargs
         )

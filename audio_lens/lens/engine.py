@@ -215,8 +215,12 @@ class Engine(Interleaver):
         for registration in registrations:
             if registration.kind == "backward":
                 continue
+            changed = False
             for branch in run.select(registration.branch, site):
-                written |= _call(registration, site, branch, run.part(view, branch), run)
+                changed |= _call(registration, site, branch, run.part(view, branch), run)
+            if changed:
+                _check_nan(site, view, run)
+            written |= changed
         if backward:
             view = _watch_gradient(view, site, backward, run)
         if own and (written or backward or (tracked and port.aliased)):
@@ -294,13 +298,16 @@ def _call(registration: Registration, site: Site, branch: str, part: Tensor, run
     if new is not part:
         check_write(site, part, new)
         part.copy_(new)
-    # A sum is NaN if any element is; infinities can also cancel to NaN, hence the second look.
-    if (total := float(part.detach().sum())) != total and bool(part.isnan().any()):
-        raise HookError(
-            f"{site.name}: a hook wrote NaN (branch {branch}, step {run.step}). "
-            f"Check the hook's arithmetic, for instance a division by a zero norm."
-        )
     return True
+
+
+def _check_nan(site: Site, tensor: Tensor, run: Run) -> None:
+    # A sum is NaN if any element is; infinities can also cancel to NaN, hence the second look.
+    if (total := float(tensor.detach().sum())) != total and bool(tensor.isnan().any()):
+        raise HookError(
+            f"{site.name}: a hook wrote NaN (step {run.step}). Check the hook's arithmetic, for "
+            f"instance a division by a zero norm."
+        )
 
 
 def _watch_gradient(
@@ -318,6 +325,7 @@ def _watch_gradient(
         for registration in registrations:
             for branch in then.select(registration.branch, site):
                 _call(registration, site, branch, then.part(gradient, branch), then)
+        _check_nan(site, gradient, then)
         return gradient
 
     view.register_hook(on_gradient)

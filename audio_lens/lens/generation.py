@@ -13,7 +13,7 @@ from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError
 from audio_lens.lens.decode import Sampling, decode
 from audio_lens.lens.rows import Group, Prompts, as_prompts, as_seeds, branches_for, group_rows
-from audio_lens.lens.run import Run
+from audio_lens.lens.run import Run, ordinary_tensors
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -88,8 +88,6 @@ class Generation:
 
     @torch.no_grad()
     def _run_group(self, group: Group, tick: Any) -> Int[Tensor, "row codebook frame"]:
-        from audio_lens.lens.lens import ordinary_tensors
-
         lens = self.lens
         # Guidance is decided by all rows, so that a row does not depend on its group.
         branches = branches_for(self.prompts, self.sampling.guidance_scale)

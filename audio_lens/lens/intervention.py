@@ -174,7 +174,7 @@ class _VectorOperation:
 
     def __init__(self, vector: PerLayer) -> None:
         self.vector = vector
-        self._placed: dict[tuple[Any, ...], Tensor] = {}
+        self._placed: dict[Site, Tensor] = {}
 
     def check(self, site: Site) -> None:
         """Refuse a layer without a vector while nothing has run yet."""
@@ -186,15 +186,14 @@ class _VectorOperation:
 
     def at(self, tensor: Tensor, hook: Hook) -> Tensor:
         """The vector for this site, on the tensor's device and in its dtype."""
-        key = (hook.layer(), tensor.device, tensor.dtype)
-        if key not in self._placed:
-            vector = self.vector
-            if isinstance(vector, Mapping):
-                vector = vector[hook.layer()]
-            vector = torch.as_tensor(vector).to(tensor.device, tensor.dtype)
-            self._check_shape(vector, tensor, hook)
-            self._placed[key] = vector
-        return self._placed[key]
+        placed = self._placed.get(hook.site)
+        if placed is None or placed.dtype != tensor.dtype or placed.device != tensor.device:
+            given = self.vector
+            vector = given[hook.layer()] if isinstance(given, Mapping) else given
+            placed = torch.as_tensor(vector).to(tensor.device, tensor.dtype)
+            self._check_shape(placed, tensor, hook)
+            self._placed[hook.site] = placed
+        return placed
 
     def _check_shape(self, vector: Tensor, tensor: Tensor, hook: Hook) -> None:
         try:

@@ -1,38 +1,37 @@
 """AudioLens: a MusicGen whose every site is named, readable and writable."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from nnsight.intervention.interleaver import Mediator
 from nnsight.modeling.huggingface import HuggingFaceModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from audio_lens.audio.clip import Clip
-from audio_lens.errors import AudioLensError, HookError, InputError, SiteError
+from audio_lens.errors import AudioLensError, HookError, SiteError
 from audio_lens.lens.attention import use_lens_attention
 from audio_lens.lens.bound import BoundLens
 from audio_lens.lens.config import HFModule, LensConfig
-from audio_lens.lens.decode import Sampling, guide
+from audio_lens.lens.decode import Sampling
 from audio_lens.lens.delay import DelayPattern
 from audio_lens.lens.engine import (
     Engine,
     HookFunction,
     Registration,
-    StopRun,
-    check_write,
     trace_location,
 )
+from audio_lens.lens.forward import Metric, as_tokens, forward, forward_with_cache
 from audio_lens.lens.generation import Generation
 from audio_lens.lens.intervention import Intervention
 from audio_lens.lens.loading import check_model_type, load_musicgen
 from audio_lens.lens.musicgen_sites import musicgen_sites
 from audio_lens.lens.recording import Recording
-from audio_lens.lens.rows import Prompts, TextEncoder, as_prompts, branches_for
-from audio_lens.lens.run import Branch, Run, check_branch
+from audio_lens.lens.rows import Prompts, TextEncoder
+from audio_lens.lens.run import Branch, check_branch
 from audio_lens.lens.sites import Site, Spec
 from audio_lens.lens.weights import Weights
 
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from audio_lens.lens.check import CheckReport
 
 Codes = Int[Tensor, "#batch codebook frame"]
+Tokens = Int[Tensor, "#batch codebook pos"]
 Logits = Float[Tensor, "batch codebook frame vocab"]
 Hooks = Sequence[tuple[Spec, HookFunction]]
 
@@ -84,7 +84,6 @@ class AudioLens(Weights, HuggingFaceModel):
         self._engine = engine
         self._text = TextEncoder(model, getattr(processor, "tokenizer", None), engine)
         self._describe()
-        _assert_residual_aliasing(model)
 
     @classmethod
     def from_pretrained(
@@ -191,7 +190,7 @@ class AudioLens(Weights, HuggingFaceModel):
         codes: Codes | None = None,
         *,
         guidance_scale: float = 1.0,
-        **more: Any,
+        tokens: Tokens | None = None,
     ) -> Logits:
         """Teacher-forced logits: `[b, k, f]` predicts `codes[b, k, f]`.
 
@@ -199,50 +198,12 @@ class AudioLens(Weights, HuggingFaceModel):
             prompts: One text, one per row, or None for unconditional.
             codes: Undelayed; a single row serves every prompt.
             guidance_scale: Above 1, both branches are run and guided as in generation.
+            tokens: Delayed tokens instead of codes, as `bind(prompts).to_tokens(codes)` makes.
 
         Raises:
             InputError: prompts or codes that cannot be run.
         """
-        tokens = self._tokens(codes, more.pop("tokens", None))
-        if more:
-            raise TypeError(f"unexpected arguments: {sorted(more)}.")
-        return self._forward(prompts, tokens, guidance_scale)
-
-    def _tokens(self, codes: Any, tokens: Tensor | None) -> Tensor:
-        if tokens is None:
-            self.delay.check_codes(codes)
-            tokens = self.delay.apply(codes.to(self.cfg.device))
-        if tokens.shape[-1] > self.cfg.n_ctx:
-            raise InputError(
-                f"{tokens.shape[-1]} positions exceed the model's {self.cfg.n_ctx} "
-                f"({self.cfg.max_seconds:.1f} s of audio)."
-            )
-        return tokens
-
-    def _forward(self, prompts: Prompts, tokens: Tensor, guidance_scale: float) -> Logits:
-        prompts = as_prompts(prompts, len(tokens) if len(tokens) > 1 else None)
-        tokens = tokens.expand(len(prompts), -1, -1)
-        branches = branches_for(prompts, guidance_scale)
-        n_rows, length = len(prompts), tokens.shape[-1]
-        run = Run(
-            rows=tuple(range(n_rows)),
-            padded=n_rows,
-            branches=branches,
-            frame_rate=self.cfg.frame_rate,
-            n_rows=n_rows,
-            has_text=any(prompt is not None for prompt in prompts),
-            length=length,
-        )
-        with ordinary_tensors(), self._engine.running(run):
-            text = self._text.encode(prompts, run)
-            logits = self._module.decoder(
-                input_ids=tokens.repeat(len(branches), 1, 1).flatten(0, 1),
-                encoder_hidden_states=text.states,
-                encoder_attention_mask=text.mask,
-                use_cache=False,
-            ).logits
-        logits = logits.unflatten(0, (-1, self.cfg.n_codebooks))
-        return self.delay.align(guide(logits, run, guidance_scale))
+        return forward(self, prompts, as_tokens(self, codes, tokens), guidance_scale)
 
     def run_with_hooks(
         self,
@@ -253,11 +214,11 @@ class AudioLens(Weights, HuggingFaceModel):
         bwd_hooks: Hooks = (),
         branch: Branch = "both",
         guidance_scale: float = 1.0,
-        **more: Any,
+        tokens: Tokens | None = None,
     ) -> Logits:
         """`lens(prompts, codes)` with hooks in place; see `hooks`."""
         with self.hooks(fwd_hooks, bwd_hooks=bwd_hooks, branch=branch):
-            return self(prompts, codes, guidance_scale=guidance_scale, **more)
+            return self(prompts, codes, guidance_scale=guidance_scale, tokens=tokens)
 
     def run_with_cache(
         self,
@@ -266,11 +227,11 @@ class AudioLens(Weights, HuggingFaceModel):
         *,
         names_filter: Spec | None = None,
         stop_at_layer: int | None = None,
-        incl_bwd: bool | Callable[[Logits], Tensor] = False,
+        incl_bwd: Metric = False,
         device: str | torch.device | None = None,
         remove_batch_dim: bool = False,
         guidance_scale: float = 1.0,
-        **more: Any,
+        tokens: Tokens | None = None,
     ) -> tuple[Tensor, "ActivationCache"]:
         """`lens(prompts, codes)` and the activations on the way.
 
@@ -285,33 +246,20 @@ class AudioLens(Weights, HuggingFaceModel):
             device: Where to keep the activations.
             remove_batch_dim: Drop the batch axis of a single row.
             guidance_scale: Above 1 the cache holds both branches.
+            tokens: Delayed tokens instead of codes.
         """
-        recording = Recording(self.sites.resolve(names_filter or (lambda name: True)), device)
-        registrations = recording.registrations(gradients=bool(incl_bwd))
-        if stop_at_layer is not None:
-            registrations.append(_stop_before(self.sites, stop_at_layer))
-        with ExitStack() as stack:
-            stack.enter_context(self._engine.registered(registrations))
-            if incl_bwd:
-                stack.enter_context(torch.enable_grad())
-            try:
-                result = self(prompts, codes, guidance_scale=guidance_scale, **more)
-            except StopRun as stopped:
-                result = stopped.value
-            if incl_bwd:
-                self._backward(result, codes, incl_bwd)
-        cache = recording.cache(self)
-        return result, cache.remove_batch_dim() if remove_batch_dim else cache
-
-    def _backward(self, logits: Tensor, codes: Codes | None, metric: Any) -> None:
-        if metric is True:
-            if codes is None or logits.ndim != 4:
-                raise InputError("incl_bwd=True needs codes and logits: give a function of them.")
-            codes = codes.to(logits.device).expand(len(logits), -1, -1)
-            loss = nn.functional.cross_entropy(logits.flatten(0, 2), codes.flatten())
-        else:
-            loss = metric(logits).sum()
-        loss.backward()
+        return forward_with_cache(
+            self,
+            prompts,
+            codes,
+            names_filter=names_filter,
+            stop_at_layer=stop_at_layer,
+            metric=incl_bwd,
+            device=device,
+            remove_batch_dim=remove_batch_dim,
+            guidance_scale=guidance_scale,
+            tokens=tokens,
+        )
 
     # -- hooks, interventions, traces -----------------------------------------------------------
 
@@ -399,16 +347,6 @@ class AudioLens(Weights, HuggingFaceModel):
 
     # -- sound ----------------------------------------------------------------------------------
 
-    @overload
-    def generate(
-        self, prompts: Prompts = None, *, names_filter: None = None, **options: Any
-    ) -> list[Clip]: ...
-
-    @overload
-    def generate(
-        self, prompts: Prompts = None, *, names_filter: Spec, **options: Any
-    ) -> tuple[list[Clip], "ActivationCache"]: ...
-
     def generate(
         self,
         prompts: Prompts = None,
@@ -423,7 +361,7 @@ class AudioLens(Weights, HuggingFaceModel):
         names_filter: Spec | None = None,
         row_group: int | None = None,
         progress: bool = True,
-    ) -> list[Clip] | tuple[list[Clip], "ActivationCache"]:
+    ) -> Any:
         """Make clips, one per row, under whatever hooks are in place.
 
         Args:
@@ -441,7 +379,7 @@ class AudioLens(Weights, HuggingFaceModel):
             progress: Show a progress bar.
 
         Returns:
-            The clips, in order of rows; with `names_filter` also the cache.
+            A list of clips, in order of rows; with `names_filter` a pair of it and the cache.
 
         Raises:
             InputError: prompts, seconds, seeds or a prefix that cannot be run.
@@ -474,53 +412,3 @@ class AudioLens(Weights, HuggingFaceModel):
         from audio_lens.lens.encoding import encode
 
         return encode(self, audio, sample_rate)
-
-
-@contextmanager
-def ordinary_tensors() -> Iterator[None]:
-    """Inference tensors cannot be hooked or differentiated: run as under no_grad instead."""
-    if not torch.is_inference_mode_enabled():
-        yield
-        return
-    with torch.inference_mode(False), torch.no_grad():
-        yield
-
-
-def _stop_before(sites: Any, layer: int) -> Registration:
-    site = sites[f"blocks.{sites.layer(layer)}.hook_resid_pre"]
-
-    def stop(tensor: Tensor, *, hook: Any) -> None:
-        raise StopRun(tensor)
-
-    return Registration(stop, (site,), "cond", "read")
-
-
-@torch.no_grad()
-def _assert_residual_aliasing(model: HFModule) -> None:
-    """The in-place write of resid_mid rests on the norm's input being the stream itself."""
-    block = model.decoder.model.decoder.layers[0]
-    d_model, weight = model.config.decoder.hidden_size, block.fc1.weight
-    x = torch.ones(1, 1, d_model, device=weight.device, dtype=weight.dtype)
-    outputs: list[Tensor] = []
-
-    def empty_the_stream(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        args[0].zero_()
-
-    handles = [
-        block.final_layer_norm.register_forward_pre_hook(empty_the_stream),
-        block.fc2.register_forward_hook(lambda module, args, out: outputs.append(out)),
-    ]
-    try:
-        out = block(x.clone(), None, x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not torch.equal(out, outputs[0]):
-        raise AudioLensError(
-            "this transformers version no longer hands the residual stream itself to the "
-            "LayerNorms, so resid_mid and resid_mid2 could not be written. Install the versions "
-            "in constraints.txt."
-        )
-
-
-__all__ = ["AudioLens", "check_write"]

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from audio_lens.errors import AudioLensError
 from audio_lens.lens import ports
 from audio_lens.lens.config import HFModule
 from audio_lens.lens.ports import Port
@@ -27,6 +29,7 @@ def attention_location(kind: str, layer: int, point: str) -> str:
 
 def musicgen_sites(model: HFModule) -> SiteTable:
     """The sites of a `MusicgenForConditionalGeneration`, in order of execution."""
+    _assert_residual_aliasing(model)
     decoder = model.decoder.model.decoder
     sites = [*_text(), *_embedding(len(decoder.embed_tokens))]
     for layer, block in enumerate(decoder.layers):
@@ -235,3 +238,31 @@ def _attention(block: str, path: str, layer: int, module: HFModule, *, kind: str
         STREAM,
         f"what {what} adds to the stream",
     )
+
+
+@torch.no_grad()
+def _assert_residual_aliasing(model: HFModule) -> None:
+    """The in-place write of resid_mid rests on the norm's input being the stream itself."""
+    block = model.decoder.model.decoder.layers[0]
+    d_model, weight = model.config.decoder.hidden_size, block.fc1.weight
+    x = torch.ones(1, 1, d_model, device=weight.device, dtype=weight.dtype)
+    outputs: list[Tensor] = []
+
+    def empty_the_stream(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        args[0].zero_()
+
+    handles = [
+        block.final_layer_norm.register_forward_pre_hook(empty_the_stream),
+        block.fc2.register_forward_hook(lambda module, args, out: outputs.append(out)),
+    ]
+    try:
+        out = block(x.clone(), None, x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not torch.equal(out, outputs[0]):
+        raise AudioLensError(
+            "this transformers version no longer hands the residual stream itself to the "
+            "LayerNorms, so resid_mid and resid_mid2 could not be written. Install the versions "
+            "in constraints.txt."
+        )

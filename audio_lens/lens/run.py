@@ -1,8 +1,11 @@
 """What is being run: rows, branches and positions; and the hook object that tells a hook so."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from audio_lens.errors import SiteError
@@ -127,3 +130,13 @@ def check_branch(branch: str, sites: tuple[Site, ...]) -> None:
                 f'nothing there could change its output. Use branch="cond", or a site behind '
                 f"it such as cross_attn.hook_z or hook_cross_attn_out."
             )
+
+
+@contextmanager
+def ordinary_tensors() -> Iterator[None]:
+    """Inference tensors cannot be hooked or differentiated: run as under no_grad instead."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield

@@ -1,0 +1,123 @@
+"""A teacher-forced forward: codes in, aligned logits out, and what was seen on the way."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from audio_lens.errors import InputError
+from audio_lens.lens.decode import guide
+from audio_lens.lens.engine import Registration, StopRun
+from audio_lens.lens.recording import Recording
+from audio_lens.lens.rows import Prompts, as_prompts, branches_for
+from audio_lens.lens.run import Run, ordinary_tensors
+from audio_lens.lens.sites import SiteTable, Spec
+
+if TYPE_CHECKING:
+    from audio_lens.lens.cache import ActivationCache
+    from audio_lens.lens.lens import AudioLens
+
+Metric = bool | Callable[[Tensor], Tensor]
+
+
+def as_tokens(
+    lens: "AudioLens", codes: Any, tokens: Any = None
+) -> Int[Tensor, "batch codebook pos"]:
+    """Codes, checked, with the delay pattern applied; or delayed tokens, checked."""
+    if tokens is not None:
+        lens.delay.check_tokens(tokens)
+        return tokens.to(lens.cfg.device)
+    lens.delay.check_codes(codes)
+    return lens.delay.apply(codes.to(lens.cfg.device))
+
+
+def forward(
+    lens: "AudioLens",
+    prompts: Prompts,
+    tokens: Int[Tensor, "rows codebook pos"],
+    guidance_scale: float,
+) -> Float[Tensor, "batch codebook frame vocab"]:
+    """One decoder call over delayed tokens; a single row of tokens serves every prompt."""
+    if tokens.shape[-1] > lens.cfg.n_ctx:
+        raise InputError(
+            f"{tokens.shape[-1]} positions exceed the model's {lens.cfg.n_ctx} "
+            f"({lens.cfg.max_seconds:.1f} s of audio)."
+        )
+    prompts = as_prompts(prompts, len(tokens) if len(tokens) > 1 else None)
+    tokens = tokens.expand(len(prompts), -1, -1)
+    branches = branches_for(prompts, guidance_scale)
+    run = Run(
+        rows=tuple(range(len(prompts))),
+        padded=len(prompts),
+        branches=branches,
+        frame_rate=lens.cfg.frame_rate,
+        n_rows=len(prompts),
+        has_text=any(prompt is not None for prompt in prompts),
+        length=tokens.shape[-1],
+    )
+    with ordinary_tensors(), lens._engine.running(run):
+        text = lens._text.encode(prompts, run)
+        logits = lens._module.decoder(
+            input_ids=tokens.repeat(len(branches), 1, 1).flatten(0, 1),
+            encoder_hidden_states=text.states,
+            encoder_attention_mask=text.mask,
+            use_cache=False,
+        ).logits
+    logits = logits.unflatten(0, (-1, lens.cfg.n_codebooks))
+    return lens.delay.align(guide(logits, run, guidance_scale))
+
+
+def forward_with_cache(
+    lens: "AudioLens",
+    prompts: Prompts,
+    codes: Any,
+    *,
+    names_filter: Spec | None,
+    stop_at_layer: int | None,
+    metric: Metric,
+    device: str | torch.device | None,
+    remove_batch_dim: bool,
+    guidance_scale: float,
+    tokens: Tensor | None,
+) -> "tuple[Tensor, ActivationCache]":
+    """See `AudioLens.run_with_cache`."""
+    chosen = lens.sites if names_filter is None else lens.sites.resolve(names_filter)
+    recording = Recording(tuple(chosen), device)
+    registrations = recording.registrations(gradients=bool(metric))
+    if stop_at_layer is not None:
+        registrations.append(_stop_before(lens.sites, stop_at_layer))
+    with ExitStack() as stack:
+        stack.enter_context(lens._engine.registered(registrations))
+        if metric:
+            stack.enter_context(torch.enable_grad())
+        try:
+            result = lens(prompts, codes, guidance_scale=guidance_scale, tokens=tokens)
+        except StopRun as stopped:
+            result = stopped.value
+        if metric:
+            _backward(result, codes, metric)
+    cache = recording.cache(lens)
+    return result, cache.remove_batch_dim() if remove_batch_dim else cache
+
+
+def _backward(logits: Tensor, codes: Tensor | None, metric: Metric) -> None:
+    if callable(metric):
+        loss = metric(logits).sum()
+    elif codes is None or logits.ndim != 4:
+        raise InputError("incl_bwd=True needs codes and logits: give a function of them.")
+    else:
+        codes = codes.to(logits.device).expand(len(logits), -1, -1)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 2), codes.flatten())
+    loss.backward()
+
+
+def _stop_before(sites: SiteTable, layer: int) -> Registration:
+    site = sites[f"blocks.{sites.layer(layer)}.hook_resid_pre"]
+
+    def stop(tensor: Tensor, *, hook: Any) -> None:
+        raise StopRun(tensor)
+
+    return Registration(stop, (site,), "cond", "read")
