@@ -10,7 +10,9 @@ import pytest
 import audio_lens
 
 ROOT = Path(audio_lens.__file__).parent
-FLOORS = ["cli", "recipes", "toy", "steering", "testing", "analysis", "lens", "audio", "errors"]
+FLOORS = [
+    "__main__", "cli", "recipes", "toy", "steering", "testing", "analysis", "lens", "audio", "errors"
+]  # fmt: skip
 """From the top down. `plots` draws what recipes hold and is called by them alone."""
 
 DOORS = {

@@ -1,0 +1,125 @@
+"""The demo on settings small enough for a test: what it writes, and what it dares to say."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from audio_lens import AudioLens, Clip, Direction
+from audio_lens.analysis.statistics import Estimate
+from audio_lens.recipes.concept import concept
+from audio_lens.recipes.demo import DemoSettings, Outcome, Row, report, run_demo, write
+
+SMALL = DemoSettings(
+    seconds=0.5, n_prompts=2, seeds=(1, 2), n_random=2, n_pairs=2, direction_seconds=0.2
+)
+
+
+@pytest.fixture(scope="module")
+def toy() -> AudioLens:
+    return AudioLens.from_pretrained("toy")
+
+
+@pytest.fixture(scope="module")
+def outcomes(toy):
+    return run_demo(toy, settings=SMALL, progress=False)
+
+
+def test_what_the_demo_runs(outcomes):
+    for outcome in outcomes:
+        real = [row for row in outcome.rows if row.direction == "real"]
+        random = [row for row in outcome.rows if row.direction != "real"]
+        assert len(real) == 5 * 2 * 2
+        assert len(random) == 2 * 2 * 2 * 2
+        assert {row.coefficient for row in random} == {
+            outcome.coefficients[0],
+            outcome.coefficients[-1],
+        }
+        assert outcome.direction.provenance["n_positive"] >= 2
+
+
+def test_unsteered_rows_are_the_twins(toy, outcomes):
+    row = next(r for r in outcomes[1].rows if r.direction == "real" and r.coefficient == 0)
+    assert row.change == 0 or np.isnan(row.change)
+    (alone,) = toy.generate(row.prompt, seed=row.seed, seconds=0.5, progress=False)
+    assert (alone.codes == row.clip.codes).float().mean() > 0.95  # batch rounding may flip some
+
+
+def test_what_the_demo_writes(toy, outcomes, tmp_path):
+    out = write(outcomes, tmp_path / "demo", SMALL, toy.cfg.model_name)
+    rows = list(csv.DictReader((out / "rows.csv").read_text().splitlines()))
+    assert len(rows) == 2 * (20 + 16)
+    clips = [row["clip"] for row in rows if row["clip"]]
+    assert len(set(clips)) == len(clips) == 2 * 20
+    for path in clips[:3]:
+        assert Clip.load(out / path).seconds == 0.5
+        assert (out / path).with_name("+0.00.flac").exists()
+    assert Direction.load(out / "tempo.safetensors").layers == (0, 1, 2, 3, 4)
+    configuration = json.loads((out / "config.json").read_text())
+    assert configuration["settings"]["seconds"] == 0.5
+    assert configuration["directions"]["timbre"]["prompts_sha256"]
+    assert (out / "curves.png").stat().st_size > 5000
+    assert (out / "report.txt").read_text() == "\n\n".join(map(report, outcomes)) + "\n"
+
+
+def planted(slope: float, noise: float, *, n_prompts: int = 8) -> Outcome:
+    """Rows in which tempo follows the coefficient exactly so much."""
+    rng = np.random.default_rng(0)
+    clip = Clip(torch.zeros(1, 16), 16000)
+    rows = []
+    for coefficient in (-1.0, -0.5, 0.0, 0.5, 1.0):
+        for prompt in range(n_prompts):
+            for seed in (1, 2):
+                change = slope * coefficient + noise * rng.normal() * (coefficient != 0)
+                bpm = 100 * 2**change
+                rows.append(Row("tempo", "real", coefficient, str(prompt), seed, bpm, 900.0,
+                                change, clip))  # fmt: skip
+                if abs(coefficient) == 1:
+                    rows.append(replace(rows[-1], direction="random 1", change=0.01))
+    vectors = {("resid_post", 2): torch.ones(4)}
+    direction = Direction(vectors, provenance={"n_positive": 34})
+    return Outcome(concept("tempo"), direction, tuple(rows), layer=2)
+
+
+def test_a_planted_effect_is_found():
+    outcome = planted(0.3, 0.05)
+    assert outcome.slope.value == pytest.approx(0.3, abs=0.03)
+    assert outcome.slope.low < 0.3 < outcome.slope.high
+    text = report(outcome)
+    assert "sounds faster" in text
+    assert f"{outcome.slope.value:+.2f} [" in text
+    assert outcome.random_changes() == [pytest.approx(0.01)]
+    assert "sounds slower" in report(planted(-0.3, 0.05))
+
+
+def test_no_effect_is_called_too_few_clips_to_tell():
+    assert "too few clips to tell" in report(planted(0.0, 0.3))
+
+
+def test_clips_without_a_tempo_count_as_no_change():
+    outcome = planted(0.3, 0.01)
+    silent = tuple(
+        replace(row, bpm=float("nan"), change=float("nan")) if row.coefficient == 1.0 else row
+        for row in outcome.rows
+    )
+    lessened = replace(outcome, rows=silent)
+    assert 0 < lessened.slope.value < outcome.slope.value - 0.05
+    assert "16 of 16" in report(lessened)
+    assert "none measured" in report(lessened)
+
+
+def test_changes_are_never_folded():
+    tempo, timbre = concept("tempo"), concept("timbre")
+    assert tempo.change(200.0, 100.0) == 1.0
+    assert tempo.change(70.0, 100.0) == pytest.approx(-0.5146, abs=1e-4)
+    assert timbre.change(880.0, 440.0) == 12.0
+    assert np.isnan(tempo.change(float("nan"), 100.0))
+    with pytest.raises(ValueError, match="'tempo', 'timbre'"):
+        concept("mood")
+
+
+def test_an_estimate_prints_its_interval():
+    assert f"{Estimate(1.0, 0.5, 1.5):+.2f}" == "+1.00 [+0.50, +1.50]"
