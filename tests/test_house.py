@@ -11,7 +11,8 @@ import audio_lens
 
 ROOT = Path(audio_lens.__file__).parent
 FLOORS = [
-    "__main__", "cli", "recipes", "toy", "steering", "testing", "analysis", "lens", "audio", "errors"
+    "__main__", "cli", "recipes", "toy", "steering", "testing", "analysis", "lens", "audio",
+    "errors",
 ]  # fmt: skip
 """From the top down. `plots` draws what recipes hold and is called by them alone."""
 
