@@ -18,7 +18,6 @@ FLOORS = [
 
 DOORS = {
     ("lens.lens", "steering"): "AudioLens.steer and AudioLens.sweep are sugar over steering",
-    ("lens.loading", "toy"): "the one place that knows where the shipped checkpoint lies",
 }
 
 
