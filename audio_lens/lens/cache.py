@@ -158,10 +158,25 @@ class ActivationCache(TransformerLensCache):
             )
         return (stack, list(parts)) if return_labels else stack
 
+    def accumulated_resid(
+        self, layer: int | None = None, incl_mid: bool = False, *args: Any, **options: Any
+    ) -> Any:
+        """The stream entering each layer, stacked; options as in TransformerLens.
+
+        `incl_mid` is refused: TransformerLens knows one stream between sublayers, MusicGen has
+        two.
+        """
+        if incl_mid:
+            raise NotImplementedError(
+                "accumulated_resid(incl_mid=True) would leave resid_mid2 out. Use "
+                'stack_activation("resid_mid") and stack_activation("resid_mid2").'
+            )
+        return super().accumulated_resid(layer, False, *args, **options)
+
     def _refuse(self, method: str, instead: str) -> NoReturn:
         raise NotImplementedError(
-            f"{method} assumes one unembedding and one vocabulary; MusicGen has one per codebook. "
-            f"{instead}"
+            f"{method} assumes a language model with one vocabulary; MusicGen has one per "
+            f"codebook. {instead}"
         )
 
     def logit_lens(self, **kwargs: Any) -> NoReturn:
@@ -175,3 +190,11 @@ class ActivationCache(TransformerLensCache):
     def get_full_resid_decomposition(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: it projects on one vocabulary and leaves cross-attention out."""
         self._refuse("get_full_resid_decomposition", "Use decompose_resid and the result sites.")
+
+    def get_neuron_results(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: multiply `mlp.hook_post` by `lens.W_out` instead."""
+        self._refuse("get_neuron_results", 'Use cache["mlp.post", l][..., None] * lens.W_out[l].')
+
+    def stack_neuron_results(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: multiply `mlp.hook_post` by `lens.W_out` instead."""
+        self._refuse("stack_neuron_results", 'Use cache["mlp.post", l][..., None] * lens.W_out[l].')

@@ -51,7 +51,13 @@ def _encode_one(lens: "AudioLens", item: Any, sample_rate: int | None) -> Tensor
 def _mono(audio: Any, sample_rate: int | None, wanted: int) -> Tensor:
     if sample_rate is None:
         raise InputError("arrays have no sample rate of their own: give sample_rate= in Hz.")
-    samples = torch.as_tensor(np.asarray(audio), dtype=torch.float32)
+    given = torch.as_tensor(np.asarray(audio))
+    if not given.is_floating_point():
+        raise InputError(
+            f"audio must be floating point between -1 and 1, got {given.dtype}: divide 16-bit "
+            f"samples by 32768."
+        )
+    samples = given.float()
     if samples.ndim == 2:
         samples = samples.mean(0)
     if samples.ndim != 1 or samples.numel() == 0:

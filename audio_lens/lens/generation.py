@@ -18,8 +18,9 @@ from audio_lens.lens.run import Run, ordinary_tensors
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
 
-_DECODED_AT_ONCE = 16
-"""Clips that EnCodec turns into sound together: its activations outweigh the decoder's."""
+_DECODED_AT_ONCE = {"cpu": 1}
+"""Clips that EnCodec turns into sound together, by device: on a CPU one at a time is fastest,
+since its activations outgrow the caches, and 16 elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,9 @@ class Generation:
         frames = _frames(lens, seconds)
         known = None if prefix is None else _prefix_codes(lens, prefix, frames)
         n_rows = len(known) if known is not None and len(known) > 1 else None
-        if (
-            n_rows is None
-            and not isinstance(seed, int)
-            and (prompts is None or isinstance(prompts, str))
-        ):
-            n_rows = len(tuple(seed))
+        one_prompt = prompts is None or isinstance(prompts, str)
+        if n_rows is None and one_prompt and isinstance(seed, Sequence):
+            n_rows = len(seed)
         prompts = as_prompts(prompts, n_rows)
         n_rows = len(prompts)
         if known is None:
@@ -142,7 +140,7 @@ def decode_codes(lens: "AudioLens", codes: Int[Tensor, "batch codebook frame"]) 
     """Waveforms `[channel sample]` of codes, on the CPU in float32."""
     codec = lens._module.audio_encoder
     waveforms: list[Tensor] = []
-    for part in codes.split(_DECODED_AT_ONCE):
+    for part in codes.split(_DECODED_AT_ONCE.get(codes.device.type, 16)):
         values = codec.decode(part[None], audio_scales=[None] * len(part)).audio_values
         waveforms += values.float().cpu().unbind()
     return waveforms

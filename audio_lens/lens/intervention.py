@@ -59,6 +59,7 @@ class Intervention:
 
     def bind(self, table: SiteTable) -> Registration:
         """The registration that carries it out on a model's sites."""
+        self._check_parts()
         sites = table.resolve(self.site, layers=self.layers)
         check_branch(self.branch, sites)
         for site in sites:
@@ -69,6 +70,17 @@ class Intervention:
         return Registration(
             self._act, sites, self.branch, prepare=self._prepare, label=self.describe
         )
+
+    def _check_parts(self) -> None:
+        if not callable(self.op):
+            raise InputError(
+                f"op must be an operation such as add(vector), or fn(tensor, coefficient, hook), "
+                f"got {self.op!r}."
+            )
+        if self.rows is not None and (isinstance(self.rows, int) or len(self.rows) == 0):
+            raise InputError(
+                f"rows must be a list of at least one row, or None for all, got {self.rows!r}."
+            )
 
     def describe(self, row: int) -> str:
         """What it does to a row, in a line; empty where it leaves the row alone."""

@@ -12,7 +12,7 @@ from nnsight.modeling.huggingface import HuggingFaceModel
 from torch import Tensor
 
 from audio_lens.audio.clip import Clip
-from audio_lens.errors import AudioLensError, HookError, SiteError
+from audio_lens.errors import AudioLensError, HookError, InputError, SiteError
 from audio_lens.lens.attention import use_lens_attention
 from audio_lens.lens.bound import BoundLens
 from audio_lens.lens.config import HFModule, LensConfig
@@ -282,7 +282,7 @@ class AudioLens(Weights, HuggingFaceModel):
         registrations = [
             self._registration(spec, fn, branch, kind)
             for kind, pairs in (("write", fwd_hooks), ("backward", bwd_hooks))
-            for spec, fn in pairs
+            for spec, fn in _as_pairs(pairs)
         ]
         with self._engine.registered(registrations):
             yield self
@@ -293,12 +293,19 @@ class AudioLens(Weights, HuggingFaceModel):
         sites = self.sites.resolve(spec)
         check_branch(branch, sites)
         said = getattr(fn, "__name__", "hook")
-        names = ", ".join(dict.fromkeys(site.shorthand for site in sites))
+        names = ", ".join(site.name for site in sites[:3])
+        if isinstance(spec, str) and all(site.shorthand == spec for site in sites):
+            names = spec
+        elif len(sites) > 3:
+            names += f" and {len(sites) - 3} more"
         return Registration(fn, sites, branch, kind, label=lambda row: f"{said} at {names}")
 
     @contextmanager
     def intervene(self, *interventions: Intervention) -> Iterator["AudioLens"]:
         """Interventions in place for forward and generation alike; they add up in order."""
+        for given in interventions:
+            if not isinstance(given, Intervention):
+                raise InputError(f"intervene() takes Intervention objects, got {given!r}.")
         bound = [intervention.bind(self.sites) for intervention in interventions]
         with self._engine.registered(bound):
             yield self
@@ -329,6 +336,14 @@ class AudioLens(Weights, HuggingFaceModel):
         """Inside a trace: the tensor at a site. Edits in place count."""
         return Mediator.value(self._parking(name, branch)[1])
 
+    def __repr__(self) -> str:
+        cfg = self.cfg
+        return (
+            f"AudioLens({cfg.model_name!r}: {cfg.n_layers} layers, width {cfg.d_model}, "
+            f"{cfg.n_heads} heads, {cfg.n_codebooks} codebooks of {cfg.d_vocab}, "
+            f"{len(self.sites)} sites, {cfg.dtype} on {cfg.device})"
+        )
+
     def set_site(self, name: str, value: Tensor, *, branch: Branch = "cond") -> None:
         """Inside a trace: put a tensor in place of the one at a site."""
         site, location = self._parking(name, branch)
@@ -340,6 +355,15 @@ class AudioLens(Weights, HuggingFaceModel):
         sites = self.sites.resolve(name)
         if len(sites) > 1:
             raise SiteError(f"{name!r} is a site of every layer: say {sites[0].name!r} or another.")
+        if not self._engine.mediators:
+            raise SiteError(
+                f"there is no run to find {name!r} in: outside of a trace there are hooks and "
+                f"caches; site() and set_site() belong inside `with lens.trace(prompts, codes):`."
+            )
+        if branch == "uncond" and (run := self._engine.run) and branch not in run.branches:
+            raise SiteError(
+                "this trace has no unconditional half: give a guidance_scale above 1 and a prompt."
+            )
         if branch == "both":
             raise SiteError('a trace reads one branch at a time: "cond" or "uncond".')
         check_branch(branch, sites)
@@ -412,3 +436,16 @@ class AudioLens(Weights, HuggingFaceModel):
         from audio_lens.lens.encoding import encode
 
         return encode(self, audio, sample_rate)
+
+
+def _as_pairs(hooks: Any) -> list[tuple[Spec, HookFunction]]:
+    """Hooks as given, checked to be pairs of a site and a function."""
+    try:
+        pairs = [(spec, fn) for spec, fn in hooks]
+        if len(pairs) == 2 and isinstance(hooks[0], str):  # ("ab", fn) unpacks letters
+            raise TypeError
+    except (TypeError, ValueError):
+        raise HookError(
+            f"hooks are a list of (site, function) pairs, got {hooks!r}: write [(name, fn)]."
+        ) from None
+    return pairs

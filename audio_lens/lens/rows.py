@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import torch
@@ -38,11 +39,11 @@ def as_prompts(prompts: Prompts, n_rows: int | None = None) -> tuple[str | None,
     )
     if not listed:
         raise InputError("prompts are empty: give at least one, or None for unconditional music.")
-    for index, prompt in enumerate(listed):
+    for place, prompt in enumerate(listed):
         if prompt is not None and not isinstance(prompt, str):
-            raise InputError(f"prompt {index} must be text or None, got {type(prompt).__name__}.")
+            raise InputError(f"prompt {place} must be text or None, got {type(prompt).__name__}.")
         if prompt is not None and not prompt.strip():
-            raise InputError(f"prompt {index} is empty: use None for unconditional music.")
+            raise InputError(f"prompt {place} is empty: use None for unconditional music.")
     if n_rows is None or len(listed) == n_rows:
         return listed
     if len(listed) == 1:
@@ -50,18 +51,21 @@ def as_prompts(prompts: Prompts, n_rows: int | None = None) -> tuple[str | None,
     raise InputError(f"got {len(listed)} prompts for {n_rows} rows: give one, or one per row.")
 
 
-def as_seeds(seed: int | Sequence[int], n_rows: int) -> tuple[int, ...]:
+def as_seeds(seed: Any, n_rows: int) -> tuple[int, ...]:
     """One seed per row; a single number serves every row.
 
     Raises:
         InputError: another number of seeds than rows, or seeds that are no integers.
     """
-    seeds = (seed,) * n_rows if isinstance(seed, int) else tuple(seed)
+    try:
+        seeds = tuple(map(index, seed)) if isinstance(seed, Sequence) else (index(seed),) * n_rows
+    except TypeError:
+        raise InputError(f"seeds must be whole numbers, got {seed!r}.") from None
     if len(seeds) != n_rows:
         raise InputError(
             f"got {len(seeds)} seeds for {n_rows} rows: give one number for all, or one per row."
         )
-    if not all(isinstance(s, int) and s >= 0 for s in seeds):
+    if any(s < 0 for s in seeds):
         raise InputError(f"seeds must be integers of at least 0, got {list(seeds)}.")
     return seeds
 
@@ -103,7 +107,8 @@ class TextEncoder:
 
     def tokens(self, prompt: str) -> list[str]:
         """The text tokens of a prompt: the `token` axis of cross-attention."""
-        as_prompts(prompt)
+        if as_prompts(prompt) == (None,):
+            raise InputError("None has no text tokens: give a prompt.")
         return self.tokenizer.convert_ids_to_tokens(self.tokenizer(prompt).input_ids)
 
     def bucket(self, prompt: str | None) -> int:

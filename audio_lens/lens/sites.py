@@ -117,6 +117,8 @@ class SiteTable:
             SiteError: nothing matches, the name is ambiguous, or a layer is out of range.
         """
         sites = self._resolve(spec)
+        if not sites:
+            raise SiteError(f"{spec!r} names no site. `print(lens.sites)` lists them all.")
         if layers is None:
             return sites
         wanted = {self.layer(layer) for layer in ([layers] if isinstance(layers, int) else layers)}
@@ -151,7 +153,10 @@ class SiteTable:
         if isinstance(spec, Iterable):
             chosen = {site for part in spec for site in self._resolve(part)}
             return tuple(sorted(chosen, key=lambda site: site.rank))
-        raise SiteError(f"a site is given by name, filter or list of them, got {spec!r}.")
+        raise SiteError(
+            f"a site is given by name, shorthand, glob, filter or a list of them, got {spec!r}. "
+            f'Say a layer in the name ("blocks.1.hook_resid_post") or with layers=.'
+        )
 
     def _named(self, name: str) -> tuple[Site, ...]:
         if name in self._by_name:

@@ -41,8 +41,8 @@ class DemoSettings:
     site: str = "resid_post"
     branch: str = "both"
     guidance_scale: float = 3.0
-    layers: tuple[tuple[str, int], ...] = (("tempo", 2), ("timbre", 2))
-    coefficients: tuple[tuple[str, float], ...] = (("tempo", 1.0), ("timbre", 1.0))
+    layers: tuple[tuple[str, int], ...] = (("tempo", 3), ("timbre", 2))
+    coefficients: tuple[tuple[str, float], ...] = (("tempo", 0.6), ("timbre", 0.25))
 
     def layer(self, name: str) -> int:
         """The layer whose direction steers a concept."""
@@ -177,7 +177,7 @@ def _measured(
             concept=concept.name,
             direction=name,
             coefficient=made.coefficient,
-            prompt=str(made.prompt),
+            prompt=made.prompt or "",
             seed=made.seed,
             bpm=pulse_bpm(samples, rate),
             centroid=spectral_centroid(samples, rate),

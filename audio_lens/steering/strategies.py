@@ -125,6 +125,11 @@ def interventions(
     return made
 
 
+_OPTIONS = (
+    "coefficient", "strategy", "source_layer", "branch", "scale", "window", "rows", "label"
+)  # fmt: skip
+
+
 @contextmanager
 def steer(lens: "AudioLens", direction: Direction, **options: Any) -> Iterator["AudioLens"]:
     """Add a direction while the `with` block lasts.
@@ -143,5 +148,8 @@ def steer(lens: "AudioLens", direction: Direction, **options: Any) -> Iterator["
         >>> with lens.steer(up, coefficient=0.5):
         ...     clips = lens.generate("a song", seconds=0.1, progress=False)
     """
+    unknown = sorted(set(options) - set(_OPTIONS))
+    if unknown:
+        raise TypeError(f"steering has no option {unknown[0]!r}: there are {', '.join(_OPTIONS)}.")
     with lens.intervene(*interventions(lens, direction, **options)):
         yield lens

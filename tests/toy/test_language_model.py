@@ -1,0 +1,85 @@
+"""Training sees exactly what generation sees: delays, losses, and the unconditional branch."""
+
+from copy import deepcopy
+
+import numpy as np
+import torch
+
+from audio_lens.audio.synthesis import draw, render
+from audio_lens.toy._codec import encode
+from audio_lens.toy._language_model import (
+    BOS,
+    LanguageModelSettings,
+    Phase,
+    code_loss,
+    delayed,
+    opening_weights,
+    train_language_model,
+)
+
+
+def test_delayed_input_is_what_generation_builds(toy):
+    codes = torch.randint(0, 256, (2, 4, 9))
+    ours = delayed(codes).view(2, 4, -1)
+    assert ours.shape == (2, 4, 12)
+    start = torch.full((2 * 4, 1), BOS)
+    full = torch.cat([start, codes.reshape(8, -1)], dim=1)
+    _, mask = toy.decoder.build_delay_pattern_mask(full, pad_token_id=BOS, max_length=13)
+    assert torch.equal(ours.reshape(8, -1), mask[:, :12])
+
+
+def test_loss_reads_each_code_where_generation_predicts_it():
+    codes = torch.randint(0, 256, (2, 4, 9))
+    logits = torch.zeros(2, 4, 12, 256)
+    for book in range(4):
+        for frame in range(9):
+            logits[torch.arange(2), book, frame + book, codes[:, book, frame]] = 50.0
+    assert code_loss(logits.view(8, 12, 256), codes).max() < 1e-6
+    wrong = torch.roll(logits, 1, dims=2)
+    assert code_loss(wrong.view(8, 12, 256), codes).min() > 1
+
+
+def test_openings_count_most_and_weights_are_a_mean():
+    settings = LanguageModelSettings()
+    weights = opening_weights(200, settings)
+    assert weights[0] == 1 + settings.opening_weight
+    assert weights[-1] == 1
+    assert (weights.diff() <= 0).all()
+    codes = torch.randint(0, 256, (1, 4, 9))
+    flat = torch.zeros(4, 12, 256)
+    assert torch.allclose(code_loss(flat, codes, weights[:9]), torch.full((4,), 256.0).log())
+
+
+def test_the_toy_predicts_real_codes_better_than_chance_and_text_helps(toy, processor):
+    """Nats per code on held-out clips: far under log 256, and lower under their own captions."""
+    recipes = [draw(seed) for seed in range(4_000_000, 4_000_040)]
+    recipes = [r for r in recipes if r.tempo_word and r.timbre_word][:8]
+    waves = torch.from_numpy(np.stack([render(recipe, 4.0) for recipe in recipes]))
+    codes = encode(toy.audio_encoder, waves)
+    losses = {}
+    for name, shift in (("own", 0), ("other", 1)):
+        captions = [recipe.caption for recipe in recipes[shift:] + recipes[:shift]]
+        text = processor(text=captions, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            logits = toy(**text, decoder_input_ids=delayed(codes)).logits
+        losses[name] = float(code_loss(logits, codes).mean())
+    assert losses["own"] < 4.0 < 5.55
+    assert losses["own"] < losses["other"]
+
+
+def test_training_leaves_the_codec_alone_and_lowers_the_loss(toy, processor):
+    model = deepcopy(toy)
+    with torch.no_grad():
+        for head in model.decoder.lm_heads:
+            head.weight.zero_()
+    before = {n: p.clone() for n, p in model.audio_encoder.state_dict().items()}
+    codes = torch.randint(0, 4, (4, 4, 60))
+    settings = LanguageModelSettings(
+        phases=(Phase(6, 40, 4),), bfloat16=False, warmup=2, learning_rate=1e-2
+    )
+    recipes = [draw(seed) for seed in range(4)]
+    log = train_language_model(model, processor.tokenizer, codes, recipes, settings)
+    after = model.audio_encoder.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert log["loss"][0] < 5.545
+    assert all(torch.isfinite(p).all() for p in model.parameters())
