@@ -53,10 +53,10 @@ def unwrapped(lens: AudioLens) -> nn.Module:
 
 
 def forward_of(model: nn.Module, lens: AudioLens, frames: int) -> Callable[[], object]:
-    inputs = lens.processor(text=[PROMPT], return_tensors="pt")
     tokens = lens.delay.apply(lens.random_codes(frames=frames)).flatten(0, 1)
 
     def forward() -> object:
+        inputs = lens.processor(text=[PROMPT], return_tensors="pt")  # the lens reads text too
         with torch.no_grad():
             return model(**inputs, decoder_input_ids=tokens, use_cache=False)
 
@@ -93,10 +93,10 @@ def at_the_shape_of_small() -> None:
 
     ratio("small: forward caching four residuals a layer", caching, theirs, target=1.10, rounds=7)
 
-    inputs = lens.processor(text=[PROMPT], return_tensors="pt")
     made = {"seconds": 0.4, "progress": False}
 
     def transformers_generate() -> object:
+        inputs = lens.processor(text=[PROMPT], return_tensors="pt")
         return model.generate(
             **inputs, do_sample=True, guidance_scale=3.0, top_k=250, max_new_tokens=23
         )
@@ -156,9 +156,9 @@ def at_the_shape_of_the_toy() -> None:
         f"  target 0.03",
         flush=True,
     )
-    inputs = lens.processor(text=[PROMPT], return_tensors="pt")
 
     def transformers_generate() -> object:
+        inputs = lens.processor(text=[PROMPT], return_tensors="pt")
         return model.generate(**inputs, do_sample=True, top_k=250, guidance_scale=1.0,
                               max_new_tokens=53)  # fmt: skip
 

@@ -109,7 +109,9 @@ def attention_pattern(scores: Tensor) -> Tensor:
 
     The kernels return exactly zero for such null rows (the unconditional half has no text).
     """
-    return scores.softmax(-1).masked_fill((scores == float("-inf")).all(-1, keepdim=True), 0.0)
+    null = (scores == float("-inf")).all(-1, keepdim=True)
+    # Filled before the softmax too: its gradient there would be NaN, and spread.
+    return scores.masked_fill(null, 0.0).softmax(-1).masked_fill(null, 0.0)
 
 
 for _kernel_name in KERNELS:

@@ -118,6 +118,11 @@ class Engine(Interleaver):
                 "the lens is already running: a hook must not call the lens it is hooked into. "
                 "Run what the hook needs beforehand."
             )
+        if "uncond" not in run.branches and any(at.endswith(":uncond") for at in self.parked):
+            raise SiteError(
+                "the trace asks for the unconditional half, but this run has no unconditional "
+                "half. Give a guidance_scale above 1 and a prompt."
+            )
         for registration in self._registrations:
             if registration.branch == "uncond" and "uncond" not in run.branches:
                 raise SiteError(
@@ -324,8 +329,9 @@ def _watch_gradient(
         then = replace(run, start=start, length=length, step=step)
         for registration in registrations:
             for branch in then.select(registration.branch, site):
-                _call(registration, site, branch, then.part(gradient, branch), then)
-        _check_nan(site, gradient, then)
+                part = then.part(gradient, branch)
+                if _call(registration, site, branch, part, then):
+                    _check_nan(site, part, then)
         return gradient
 
     view.register_hook(on_gradient)

@@ -126,7 +126,7 @@ def run_demo(
 def _run_concept(
     lens: "AudioLens", concept: Concept, settings: DemoSettings, progress: bool
 ) -> Outcome:
-    stride = max(1, len(concept.positive) // settings.n_pairs)
+    stride = -(-len(concept.positive) // settings.n_pairs)
     direction = difference_in_means(
         lens,
         positive=concept.positive[::stride],

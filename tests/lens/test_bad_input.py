@@ -167,6 +167,74 @@ def test_a_hook_that_is_no_function(lens):
         pass
 
 
+@pytest.mark.parametrize("nothing", [lambda name: False, [], "blocks.*.nowhere"])
+def test_asking_for_no_site_at_all(lens, nothing):
+    """A silent no-op otherwise."""
+    with pytest.raises(SiteError, match="no site"), lens.hooks([(nothing, print)]):
+        pass
+    with (
+        pytest.raises(SiteError, match="no site"),
+        lens.intervene(Intervention(nothing, add(torch.ones(64)))),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("hooks", [("resid_post", print), [("resid_post",)], 3])
+def test_hooks_that_are_no_pairs(lens, hooks):
+    with pytest.raises(HookError, match=r"list of \(site, function\) pairs"), lens.hooks(hooks):
+        pass
+
+
+def test_a_site_given_as_a_tuple(lens):
+    with pytest.raises(SiteError, match="Say a layer in the name"):
+        lens.sites.resolve([("resid_post", 1)])
+
+
+def test_options_that_steering_does_not_have(lens):
+    from audio_lens import Direction
+
+    up = Direction({("resid_post", 1): torch.ones(64)})
+    said = "no option 'coef': there are coefficient"
+    with pytest.raises(TypeError, match=said), lens.steer(up, coef=1):
+        pass
+
+
+@pytest.mark.parametrize("rows", [[], 0])
+def test_rows_that_are_none(lens, rows):
+    push = Intervention("resid_post", add(torch.ones(64)), rows=rows)
+    with pytest.raises(InputError, match="at least one row"), lens.intervene(push):
+        pass
+
+
+def test_parts_of_an_intervention(lens):
+    with (
+        pytest.raises(InputError, match="op must be an operation"),
+        lens.intervene(Intervention("resid_post", 3)),
+    ):
+        pass
+    with pytest.raises(InputError, match="takes Intervention objects"), lens.intervene("mlp_out"):
+        pass
+
+
+@pytest.mark.parametrize("seed", [3.0, "one", [1.5]])
+def test_seeds_that_are_no_numbers(lens, seed):
+    with pytest.raises(InputError, match="whole numbers"):
+        lens.generate("organ", seed=seed, seconds=0.1, progress=False)
+
+
+def test_numpy_integers_are_seeds(lens):
+    import numpy as np
+
+    ours = lens.generate("organ", seed=3, seconds=0.1, progress=False)
+    theirs = lens.generate("organ", seed=np.int64(3), seconds=0.1, progress=False)
+    assert torch.equal(ours[0].codes, theirs[0].codes)
+
+
+def test_none_has_no_text_tokens(lens):
+    with pytest.raises(InputError, match="no text tokens"):
+        lens.text_tokens(None)
+
+
 def test_branches(lens):
     with (
         pytest.raises(SiteError, match="no unconditional half"),

@@ -121,10 +121,24 @@ def test_layer_norm_of_a_stack_gives_the_logits(cached, lens):
         assert torch.allclose(final @ unembedding, cond["logits"][:, k], atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["logit_lens", "logit_attrs", "get_full_resid_decomposition"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "logit_lens",
+        "logit_attrs",
+        "get_full_resid_decomposition",
+        "get_neuron_results",
+        "stack_neuron_results",
+    ],
+)
 def test_single_vocabulary_methods_refuse(cached, method):
     with pytest.raises(NotImplementedError, match="one per codebook"):
         getattr(cached[1], method)()
+
+
+def test_a_stack_that_would_leave_a_stream_out_is_refused(cached):
+    with pytest.raises(NotImplementedError, match="would leave resid_mid2 out"):
+        cached[1].accumulated_resid(incl_mid=True)
 
 
 def test_head_results(cached, lens):

@@ -129,3 +129,18 @@ def test_a_lens_can_be_freed():
     del lens
     gc.collect()
     assert model() is None
+
+
+def test_gradients_stay_finite_where_nothing_is_attended_to():
+    """The unconditional half's cross-attention is masked everywhere."""
+    own = random_musicgen(n_layers=2)
+    own.run_with_cache(
+        PROMPT,
+        own.random_codes(frames=4),
+        guidance_scale=3.0,
+        names_filter=["cross_attn.attn_scores", "cross_attn.pattern"],
+        incl_bwd=True,
+    )
+    gradients = [p.grad for p in own.parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)

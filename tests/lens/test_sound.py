@@ -94,6 +94,7 @@ def test_other_sample_rates_are_resampled(lens):
         (np.zeros((1, 2, 3)), 16000, "[channel sample]"),
         (np.array([]), 16000, "[channel sample]"),
         (np.array([np.nan] * 800), 16000, "NaN"),
+        (np.zeros(800, dtype=np.int16), 16000, "divide 16-bit samples by 32768"),
         ([np.zeros(800), np.zeros(1600)], 16000, "cut them to one length"),
         ("nowhere.wav", None, "no audio file at"),
     ],

@@ -118,5 +118,7 @@ def test_what_a_trace_refuses(lens):
         lens.set_site("blocks.1.ln1.hook_scale", torch.zeros(1, 7, 1))
     with pytest.raises(SiteError, match="every layer"), lens.trace(PROMPT, codes):
         lens.site("resid_post")
-    with pytest.raises(ValueError, match="outside"):
+    with pytest.raises(SiteError, match="belong inside"):
         lens.site("blocks.0.hook_resid_post")
+    with pytest.raises(SiteError, match="no unconditional half"), lens.trace(PROMPT, codes):
+        lens.site("blocks.1.hook_mlp_out", branch="uncond")
