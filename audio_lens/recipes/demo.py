@@ -101,14 +101,21 @@ class Outcome:
         per_clip = slopes(np.nan_to_num(effects), np.array(self.coefficients))
         return bootstrap(per_clip, mean_over_prompts)
 
-    def random_changes(self) -> list[float]:
-        """Median absolute change under each random direction at the outermost coefficients."""
-        names = sorted({row.direction for row in self.rows if row.direction != "real"})
+    def largest_change(self, direction: str) -> float:
+        """Larger of the absolute median changes at the two outermost coefficients."""
         outer = (self.coefficients[0], self.coefficients[-1])
-        return [
-            max(abs(bootstrap(self.grid("change", name, c), draws=1).value) for c in outer)
-            for name in names
-        ]
+        return max(abs(bootstrap(self.grid("change", direction, c), draws=1).value) for c in outer)
+
+    def random_changes(self) -> list[float]:
+        """`largest_change` of each random direction."""
+        names = sorted({row.direction for row in self.rows if row.direction != "real"})
+        return [self.largest_change(name) for name in names]
+
+    @property
+    def n_random_as_large(self) -> int:
+        """How many random directions change it as much as the real one."""
+        real = self.largest_change("real")
+        return sum(not change < real for change in self.random_changes())
 
 
 def run_demo(
@@ -244,8 +251,9 @@ def _random_line(outcome: Outcome) -> str:
     shown = ", ".join(f"{change:.2f}" for change in changes)
     outer = outcome.coefficients[-1]
     return (
-        f"  {len(changes)} random directions of the same length at {outer:+.2f} and {-outer:+.2f} "
-        f"change it by at most {shown} {outcome.concept.change_unit}"
+        f"  at {outer:+.2f} and {-outer:+.2f} it changes by up to "
+        f"{outcome.largest_change('real'):.2f} {outcome.concept.change_unit}; under "
+        f"{len(changes)} random directions of the same length by up to {shown}"
     )
 
 
@@ -254,8 +262,14 @@ def _claim(outcome: Outcome) -> str:
     said = f"  slope {slope:+.2f} {concept.change_unit} per unit of coefficient: "
     if not slope.tells:
         return said + "too few clips to tell"
-    darker, brighter = concept.poles
-    return said + f"a higher coefficient sounds {brighter if slope.value > 0 else darker}"
+    lower, higher = concept.poles
+    said += f"a higher coefficient sounds {higher if slope.value > 0 else lower}"
+    if outcome.n_random_as_large:
+        said += (
+            f";\n  but {outcome.n_random_as_large} of {len(outcome.random_changes())} random "
+            f"directions change it as much, so size alone does not tell the direction from chance"
+        )
+    return said
 
 
 def write(

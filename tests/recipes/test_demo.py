@@ -92,7 +92,18 @@ def test_a_planted_effect_is_found():
     assert "sounds faster" in text
     assert f"{outcome.slope.value:+.2f} [" in text
     assert outcome.random_changes() == [pytest.approx(0.01)]
+    assert "random directions change it as much" not in text
     assert "sounds slower" in report(planted(-0.3, 0.05))
+
+
+def test_random_directions_that_do_as_much_are_admitted():
+    outcome = planted(0.3, 0.05)
+    rows = tuple(
+        replace(row, change=0.5) if row.direction == "random 1" else row for row in outcome.rows
+    )
+    text = report(replace(outcome, rows=rows))
+    assert "sounds faster" in text
+    assert "1 of 1 random directions change it as much" in text
 
 
 def test_no_effect_is_called_too_few_clips_to_tell():
