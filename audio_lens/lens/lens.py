@@ -1,5 +1,6 @@
 """AudioLens: a MusicGen whose every site is named, readable and writable."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -292,6 +293,7 @@ class AudioLens(Weights, HuggingFaceModel):
             raise HookError(f"the hook at {spec!r} is no function: {fn!r}.")
         sites = self.sites.resolve(spec)
         check_branch(branch, sites)
+        _check_signature(spec, fn)
         said = getattr(fn, "__name__", "hook")
         names = ", ".join(site.name for site in sites[:3])
         if isinstance(spec, str) and all(site.shorthand == spec for site in sites):
@@ -436,6 +438,18 @@ class AudioLens(Weights, HuggingFaceModel):
         from audio_lens.lens.encoding import encode
 
         return encode(self, audio, sample_rate)
+
+
+def _check_signature(spec: Spec, fn: HookFunction) -> None:
+    try:
+        inspect.signature(fn).bind(None, hook=None)
+    except TypeError as error:
+        raise HookError(
+            f"the hook at {spec!r} cannot be called as fn(tensor, hook=hook): {error}. "
+            f"Write `def fn(tensor, *, hook):`."
+        ) from None
+    except ValueError:  # a function without a signature to look at: it will be called as it is
+        return
 
 
 def _as_pairs(hooks: Any) -> list[tuple[Spec, HookFunction]]:

@@ -167,6 +167,14 @@ def test_a_hook_that_is_no_function(lens):
         pass
 
 
+def test_a_hook_that_takes_no_hook(lens):
+    with (
+        pytest.raises(HookError, match=r"at 'resid_post' cannot be called as fn\(tensor, hook"),
+        lens.hooks([("resid_post", lambda tensor: tensor)]),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("nothing", [lambda name: False, [], "blocks.*.nowhere"])
 def test_asking_for_no_site_at_all(lens, nothing):
     """A silent no-op otherwise."""
