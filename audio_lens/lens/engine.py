@@ -118,7 +118,8 @@ class Engine(Interleaver):
                 "the lens is already running: a hook must not call the lens it is hooked into. "
                 "Run what the hook needs beforehand."
             )
-        if "uncond" not in run.branches and any(at.endswith(":uncond") for at in self.parked):
+        asked = self.parked if self.mediators else ()  # what an ended trace asked for stays there
+        if "uncond" not in run.branches and any(at.endswith(":uncond") for at in asked):
             raise SiteError(
                 "the trace asks for the unconditional half, but this run has no unconditional "
                 "half. Give a guidance_scale above 1 and a prompt."

@@ -122,3 +122,4 @@ def test_what_a_trace_refuses(lens):
         lens.site("blocks.0.hook_resid_post")
     with pytest.raises(SiteError, match="no unconditional half"), lens.trace(PROMPT, codes):
         lens.site("blocks.1.hook_mlp_out", branch="uncond")
+    assert lens(PROMPT, codes).shape == (1, 4, 4, 256)  # nothing of them is left behind
