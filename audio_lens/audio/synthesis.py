@@ -135,7 +135,7 @@ def with_labels(recipe: Recipe, **labels: object) -> Recipe:
 
     The caption's words are kept as they are: drop them where the new labels contradict them.
     """
-    return replace(recipe, **labels)  # type: ignore[arg-type]
+    return replace(recipe, **labels)  # type: ignore[arg-type]  # labels are of several types
 
 
 @lru_cache(maxsize=4096)

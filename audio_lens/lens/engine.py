@@ -118,26 +118,13 @@ class Engine(Interleaver):
                 "the lens is already running: a hook must not call the lens it is hooked into. "
                 "Run what the hook needs beforehand."
             )
-        asked = self.parked if self.mediators else ()  # what an ended trace asked for stays there
-        if "uncond" not in run.branches and any(at.endswith(":uncond") for at in asked):
+        if "uncond" not in run.branches and any(at.endswith(":uncond") for at in self.parked):
             raise SiteError(
                 "the trace asks for the unconditional half, but this run has no unconditional "
                 "half. Give a guidance_scale above 1 and a prompt."
             )
         for registration in self._registrations:
-            if registration.branch == "uncond" and "uncond" not in run.branches:
-                raise SiteError(
-                    'a hook asks for branch="uncond", but this run has no unconditional half. '
-                    "Give a guidance_scale above 1 and a prompt, or use another branch."
-                )
-            if not run.has_text and registration.kind == "write":
-                for site in registration.sites:
-                    # The text encoder does not run, so a hook there would not even be called.
-                    if (
-                        site.location.startswith("model.text_encoder")
-                        and len(registration.sites) == 1
-                    ):
-                        raise HookError(_no_text(site))
+            _check_fits(registration, run)
             if registration.prepare is not None:
                 registration.prepare(run)
         self.run = run
@@ -152,6 +139,10 @@ class Engine(Interleaver):
         swallowed = super().__exit__(exc_type, exc_value, traceback)
         self._replan()
         return swallowed
+
+    def cancel(self) -> None:
+        super().cancel()
+        self.parked.clear()  # a trace that ended in an error may have asked for more
 
     def reindex(self) -> None:
         super().reindex()
@@ -254,8 +245,9 @@ class Engine(Interleaver):
                 check_write(site, part, new)
                 part.copy_(new)
         written = view._version != before
-        if written and site.write == "no":
-            raise HookError(_read_only(site))
+        if written:
+            _check_writable(site, run)
+            _check_nan(site, view, run)
         if own and (written or view.requires_grad) and site.write != "no":
             raw = site.port.put(raw, view, run.captured)
         return raw, written
@@ -283,6 +275,29 @@ def check_write(site: Site, old: Tensor, new: object) -> None:
             )
 
 
+def _check_fits(registration: Registration, run: Run) -> None:
+    """Refuse a registration that this run could not serve, while nothing has run yet."""
+    if registration.branch == "uncond" and "uncond" not in run.branches:
+        raise SiteError(
+            'a hook asks for branch="uncond", but this run has no unconditional half. '
+            "Give a guidance_scale above 1 and a prompt, or use another branch."
+        )
+    if run.has_text or registration.kind != "write" or len(registration.sites) > 1:
+        return
+    for site in registration.sites:
+        # The text encoder does not run, so a hook there would not even be called.
+        if site.location.startswith("model.text_encoder"):
+            raise HookError(_no_text(site))
+
+
+def _check_writable(site: Site, run: Run) -> None:
+    """Raise where a write cannot act, whoever writes."""
+    if site.write == "no":
+        raise HookError(_read_only(site))
+    if not run.has_text and site.branches == ("cond",):
+        raise HookError(_no_text(site))
+
+
 def _call(registration: Registration, site: Site, branch: str, part: Tensor, run: Run) -> bool:
     hook = Hook(site, branch, run, id(registration))
     if registration.kind == "read":
@@ -297,10 +312,7 @@ def _call(registration: Registration, site: Site, branch: str, part: Tensor, run
         new = given
     if new is given and given._version == version:
         return False
-    if site.write == "no":
-        raise HookError(_read_only(site))
-    if not run.has_text and site.branches == ("cond",):
-        raise HookError(_no_text(site))
+    _check_writable(site, run)
     if new is not part:
         check_write(site, part, new)
         part.copy_(new)

@@ -1,6 +1,5 @@
 """AudioLens: a MusicGen whose every site is named, readable and writable."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +20,11 @@ from audio_lens.lens.decode import Sampling
 from audio_lens.lens.delay import DelayPattern
 from audio_lens.lens.engine import (
     Engine,
-    HookFunction,
-    Registration,
     trace_location,
 )
 from audio_lens.lens.forward import Metric, as_tokens, forward, forward_with_cache
 from audio_lens.lens.generation import Generation
+from audio_lens.lens.hooks import Hooks, as_pairs, hook_registration
 from audio_lens.lens.intervention import Intervention
 from audio_lens.lens.loading import check_model_type, load_musicgen
 from audio_lens.lens.musicgen_sites import musicgen_sites
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
 Codes = Int[Tensor, "#batch codebook frame"]
 Tokens = Int[Tensor, "#batch codebook pos"]
 Logits = Float[Tensor, "batch codebook frame vocab"]
-Hooks = Sequence[tuple[Spec, HookFunction]]
 
 
 class AudioLens(Weights, HuggingFaceModel):
@@ -281,26 +278,12 @@ class AudioLens(Weights, HuggingFaceModel):
             ...     lens.generate("a piano melody")
         """
         registrations = [
-            self._registration(spec, fn, branch, kind)
+            hook_registration(self.sites, spec, fn, branch, kind)
             for kind, pairs in (("write", fwd_hooks), ("backward", bwd_hooks))
-            for spec, fn in _as_pairs(pairs)
+            for spec, fn in as_pairs(pairs)
         ]
         with self._engine.registered(registrations):
             yield self
-
-    def _registration(self, spec: Spec, fn: HookFunction, branch: str, kind: str) -> Registration:
-        if not callable(fn):
-            raise HookError(f"the hook at {spec!r} is no function: {fn!r}.")
-        sites = self.sites.resolve(spec)
-        check_branch(branch, sites)
-        _check_signature(spec, fn)
-        said = getattr(fn, "__name__", "hook")
-        names = ", ".join(site.name for site in sites[:3])
-        if isinstance(spec, str) and all(site.shorthand == spec for site in sites):
-            names = spec
-        elif len(sites) > 3:
-            names += f" and {len(sites) - 3} more"
-        return Registration(fn, sites, branch, kind, label=lambda row: f"{said} at {names}")
 
     @contextmanager
     def intervene(self, *interventions: Intervention) -> Iterator["AudioLens"]:
@@ -438,28 +421,3 @@ class AudioLens(Weights, HuggingFaceModel):
         from audio_lens.lens.encoding import encode
 
         return encode(self, audio, sample_rate)
-
-
-def _check_signature(spec: Spec, fn: HookFunction) -> None:
-    try:
-        inspect.signature(fn).bind(None, hook=None)
-    except TypeError as error:
-        raise HookError(
-            f"the hook at {spec!r} cannot be called as fn(tensor, hook=hook): {error}. "
-            f"Write `def fn(tensor, *, hook):`."
-        ) from None
-    except ValueError:  # a function without a signature to look at: it will be called as it is
-        return
-
-
-def _as_pairs(hooks: Any) -> list[tuple[Spec, HookFunction]]:
-    """Hooks as given, checked to be pairs of a site and a function."""
-    try:
-        pairs = [(spec, fn) for spec, fn in hooks]
-        if len(pairs) == 2 and isinstance(hooks[0], str):  # ("ab", fn) unpacks letters
-            raise TypeError
-    except (TypeError, ValueError):
-        raise HookError(
-            f"hooks are a list of (site, function) pairs, got {hooks!r}: write [(name, fn)]."
-        ) from None
-    return pairs

@@ -7,8 +7,8 @@ matter; where this one cannot tell, it says so.
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from jaxtyping import Float
 from audio_lens.analysis.directions import Direction, difference_in_means
 from audio_lens.analysis.statistics import Estimate, bootstrap, mean_over_prompts, slopes
 from audio_lens.audio.clip import Clip
+from audio_lens.audio.tempo import pulse_bpm
+from audio_lens.audio.timbre import spectral_centroid
 from audio_lens.audio.words import neutral_prompts
 from audio_lens.recipes.concept import Concept, concept
 from audio_lens.steering.sweep import sweep
@@ -118,6 +120,10 @@ class Outcome:
         return sum(not change < real for change in self.random_changes())
 
 
+_COLUMNS: dict[Callable[[Any, int], float], str] = {pulse_bpm: "bpm", spectral_centroid: "centroid"}
+"""Where a row keeps what each measure heard."""
+
+
 def run_demo(
     lens: "AudioLens",
     *,
@@ -161,9 +167,6 @@ def _measured(
     run: tuple[str, Direction, tuple[float, ...]],
     progress: bool,
 ) -> Iterator[Row]:
-    from audio_lens.audio.tempo import pulse_bpm
-    from audio_lens.audio.timbre import spectral_centroid
-
     name, direction, strengths = run
     swept = sweep(
         lens,
@@ -201,7 +204,7 @@ def _prompts(n: int) -> tuple[str, ...]:
 
 def _with_changes(concept: Concept, rows: list[Row]) -> Iterator[Row]:
     """Rows with their change from the twin: the unsteered clip of the same prompt and seed."""
-    heard = "bpm" if concept.name == "tempo" else "centroid"
+    heard = _COLUMNS[concept.measure]
     twins = {
         (row.prompt, row.seed): getattr(row, heard)
         for row in rows
@@ -209,7 +212,7 @@ def _with_changes(concept: Concept, rows: list[Row]) -> Iterator[Row]:
     }
     for row in rows:
         change = concept.change(getattr(row, heard), twins[row.prompt, row.seed])
-        yield Row(**{**row.__dict__, "change": change})
+        yield replace(row, change=change)
 
 
 # -- what is shown and written ----------------------------------------------------------------
@@ -226,20 +229,20 @@ def report(outcome: Outcome) -> str:
         f"{f'change in {concept.change_unit} [95 %]':<34}no tempo",
     ]
     for coefficient in outcome.coefficients:
-        lines.append(_line(outcome, "real", coefficient, f"{coefficient:+.2f}"))
+        lines.append(_line(outcome, coefficient))
     lines.append(_random_line(outcome))
     lines.append(_claim(outcome))
     return "\n".join(lines)
 
 
-def _line(outcome: Outcome, direction: str, coefficient: float, label: str) -> str:
+def _line(outcome: Outcome, coefficient: float) -> str:
     cells = {
-        what: outcome.grid(what, direction, coefficient) for what in ("bpm", "centroid", "change")
+        what: outcome.grid(what, "real", coefficient) for what in ("bpm", "centroid", "change")
     }
     found = {what: bootstrap(values) for what, values in cells.items()}
     missing = int(np.isnan(cells["bpm"]).sum())
     return (
-        f"{label:>12}  {found['bpm']:<.0f}".ljust(38)
+        f"{coefficient:>+12.2f}  {found['bpm']:.0f}".ljust(38)
         + f"{found['centroid']:.0f}".ljust(26)
         + f"{found['change']:+.2f}".ljust(34)
         + f"{missing} of {cells['bpm'].size}"

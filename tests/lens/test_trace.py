@@ -114,6 +114,10 @@ def test_what_a_trace_refuses(lens):
     codes = lens.random_codes(frames=4)
     with pytest.raises(HookError, match="shape"), lens.trace(PROMPT, codes):
         lens.set_site("blocks.1.hook_mlp_out", torch.zeros(1, 2, 64))
+    with pytest.raises(HookError, match="wrote NaN"), lens.trace(PROMPT, codes):
+        lens.site("blocks.1.hook_mlp_out")[:] = float("nan")
+    with pytest.raises(HookError, match="this run has no prompt"), lens.trace(None, codes):
+        lens.site("blocks.1.cross_attn.hook_q")[:] = 1.0
     with pytest.raises(HookError, match="read-only"), lens.trace(PROMPT, codes):
         lens.set_site("blocks.1.ln1.hook_scale", torch.zeros(1, 7, 1))
     with pytest.raises(SiteError, match="every layer"), lens.trace(PROMPT, codes):
