@@ -63,3 +63,4 @@ def _left_clean(request: pytest.FixtureRequest) -> object:
         assert not shared._engine.active
         assert shared._engine.run is None
         assert not shared._engine.interleaving
+        assert not any(gate.busy for gate in shared._engine._gates.values())

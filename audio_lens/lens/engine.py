@@ -2,8 +2,9 @@
 
 It is nnsight's interleaver with a table of callbacks in front: as the model hands over a value
 at a location, the sites that live there are served in order, first the hooks, then the raw
-trace that may be running. Nothing is installed on the model beyond what nnsight installs, and
-a model without hooks pays one attribute test per module.
+trace that may be running. Nothing is installed on the model beyond what nnsight installs. For
+hooks a module hands over only if something is asked for there, so that each pays for its own
+site and not for every module; for a trace, which may ask for anything, they all do.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from nnsight.intervention.interleaver import Interleaver
+from nnsight.intervention.source import STATE
 from torch import Tensor
 
 from audio_lens.errors import AudioLensError, HookError, SiteError
@@ -51,6 +53,24 @@ class StopRun(Exception):  # noqa: N818 - it is no error
         self.value = value
 
 
+class Gate:
+    """Lets a module hand its values to the engine while hooks are waiting for them.
+
+    To nnsight's controller it is an interleaver of its own, open while it says it is busy; what
+    is asked of it then, the engine answers.
+    """
+
+    __slots__ = ("__weakref__", "busy", "engine", "handle", "interleaving")
+
+    def __init__(self, engine: "Engine") -> None:
+        self.engine = engine
+        self.handle = engine.handle
+        self.interleaving = self.busy = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+
 class Engine(Interleaver):
     """Dispatches the values of one model to whoever asked for them."""
 
@@ -62,6 +82,13 @@ class Engine(Interleaver):
         self._planned: dict[str, dict[Site, list[Registration]]] = {}
         self._here: dict[str, list[Site]] = {}
         self._capturing: frozenset[str] = frozenset()
+        self._gates: dict[str, Gate] = {}
+
+    def instrument(self, envoy: Any) -> None:
+        """Give a module its gate beside nnsight's own way to the engine."""
+        super().instrument(envoy)
+        gate = self._gates.setdefault(envoy.path, Gate(self))
+        vars(envoy._module)[STATE].register(gate, envoy.path)
 
     # -- what is asked for ------------------------------------------------------------------
 
@@ -103,10 +130,10 @@ class Engine(Interleaver):
             for location, sites in planned.items()
         }
         self._capturing = _needs(site for sites in planned.values() for site in sites)
-        self._arm()
-
-    def _arm(self) -> None:
-        self.interleaving = self.busy = self.active
+        asked = {*planned, *self._capturing, *_ENTRANCES} if planned else set()
+        modules = {location.rpartition(".")[0] for location in asked}
+        for path, gate in self._gates.items():
+            gate.interleaving = gate.busy = path in modules
 
     # -- a run --------------------------------------------------------------------------------
 
@@ -146,7 +173,6 @@ class Engine(Interleaver):
 
     def reindex(self) -> None:
         super().reindex()
-        self.busy = self.busy or self.active
         if self.mediators and self.table is not None:  # a raw trace may ask for any site
             self._capturing = _needs(self.table)
 
@@ -165,6 +191,8 @@ class Engine(Interleaver):
             return super().handle(provider, value)
         planned = self._planned.get(provider)
         if self.mediators:
+            if not self.interleaving:  # a module called by the trace itself is nobody's site
+                return value
             for site in self._here.get(provider, ()):
                 if planned and site in planned:
                     value, _ = self._dispatch(site, planned[site], value, run)
@@ -321,7 +349,7 @@ def _call(registration: Registration, site: Site, branch: str, part: Tensor, run
 
 def _check_nan(site: Site, tensor: Tensor, run: Run) -> None:
     # A sum is NaN if any element is; infinities can also cancel to NaN, hence the second look.
-    if (total := float(tensor.detach().sum())) != total and bool(tensor.isnan().any()):
+    if (total := tensor.sum().item()) != total and bool(tensor.isnan().any()):
         raise HookError(
             f"{site.name}: a hook wrote NaN (step {run.step}). Check the hook's arithmetic, for "
             f"instance a division by a zero norm."

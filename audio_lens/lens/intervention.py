@@ -222,8 +222,20 @@ class _VectorOperation:
 class add(_VectorOperation):  # noqa: N801 - reads as the operation it is
     """Add `coefficient * vector`."""
 
+    def __init__(self, vector: PerLayer) -> None:
+        super().__init__(vector)
+        self._last: dict[Site, tuple[Tensor, float, Tensor]] = {}
+
     def __call__(self, tensor: Tensor, coefficient: Strength, hook: Hook) -> Tensor:
-        return tensor + coefficient * self.at(tensor, hook)
+        vector = self.at(tensor, hook)
+        if isinstance(coefficient, Tensor) or vector.requires_grad:
+            return tensor + coefficient * vector
+        # One number at every step is the common case: its product is worth remembering.
+        of, by, product = self._last.get(hook.site, (None, None, vector))
+        if of is not vector or by != coefficient:
+            product = coefficient * vector
+            self._last[hook.site] = (vector, coefficient, product)
+        return tensor + product
 
 
 class replace(_VectorOperation):  # noqa: N801
