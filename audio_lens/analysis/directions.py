@@ -255,7 +255,7 @@ class Direction:
         if made_on is not None and made_on != cfg.model_name:
             warnings.warn(
                 f"the direction was made on {made_on!r} and is used on {cfg.model_name!r}.",
-                stacklevel=4,
+                stacklevel=5,  # out of interventions, steer and the lens: to who asked for it
             )
 
     def __iter__(self) -> Iterator[Key]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -94,8 +95,12 @@ class Weights:
 
 
 def _into_heads(projection: nn.Linear, attention: HFModule) -> Float[Tensor, "head d_model d_head"]:
-    return projection.weight.unflatten(0, (attention.num_heads, -1)).transpose(1, 2)
+    heads = {"head": attention.num_heads}
+    return rearrange(projection.weight, "(head d_head) d_model -> head d_model d_head", **heads)
 
 
 def _out_of_heads(attention: HFModule) -> Float[Tensor, "head d_head d_model"]:
-    return attention.out_proj.weight.unflatten(1, (attention.num_heads, -1)).permute(1, 2, 0)
+    heads = {"head": attention.num_heads}
+    return rearrange(
+        attention.out_proj.weight, "d_model (head d_head) -> head d_head d_model", **heads
+    )

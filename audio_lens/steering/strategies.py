@@ -1,7 +1,7 @@
 """Strategies and scales: from a direction to the vectors that are added, and where."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 from audio_lens.analysis.directions import Direction
@@ -130,8 +130,9 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-@contextmanager
-def steer(lens: "AudioLens", direction: Direction, **options: Any) -> Iterator["AudioLens"]:
+def steer(
+    lens: "AudioLens", direction: Direction, **options: Any
+) -> AbstractContextManager["AudioLens"]:
     """Add a direction while the `with` block lasts.
 
     Args:
@@ -151,5 +152,4 @@ def steer(lens: "AudioLens", direction: Direction, **options: Any) -> Iterator["
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
         raise TypeError(f"steering has no option {unknown[0]!r}: there are {', '.join(_OPTIONS)}.")
-    with lens.intervene(*interventions(lens, direction, **options)):
-        yield lens
+    return lens.intervene(*interventions(lens, direction, **options))

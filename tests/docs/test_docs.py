@@ -70,7 +70,7 @@ def test_internal_links_resolve(path: Path) -> None:
 def _python_pages() -> list[Path]:
     return [
         path
-        for path in PAGES
+        for path in [*PAGES, ROOT / "README.md"]
         if any(block.language == "python" for block in run_blocks.blocks(path.read_text()))
     ]
 
@@ -87,4 +87,4 @@ def test_python_blocks_run_top_to_bottom(path: Path) -> None:
 
 
 def test_pages_that_must_have_examples_have_them() -> None:
-    assert {"quickstart.md", "hooks.md"} <= {path.name for path in _python_pages()}
+    assert {"quickstart.md", "hooks.md", "README.md"} <= {path.name for path in _python_pages()}
