@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from audio_lens.analysis.directions import Direction as Direction
     from audio_lens.analysis.directions import difference_in_means as difference_in_means
     from audio_lens.audio.clip import Clip as Clip
+    from audio_lens.audio.melody import Prompt as Prompt
     from audio_lens.errors import AudioLensError as AudioLensError
     from audio_lens.errors import HookError as HookError
     from audio_lens.errors import InputError as InputError
@@ -33,6 +34,7 @@ _HOMES = {
     "HookError": "errors",
     "InputError": "errors",
     "Intervention": "lens.intervention",
+    "Prompt": "audio.melody",
     "SiteError": "errors",
     "add": "lens.intervention",
     "difference_in_means": "analysis.directions",

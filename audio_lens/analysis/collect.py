@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -11,12 +11,13 @@ from torch import Tensor
 from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.decode import Sampling
 from audio_lens.lens.generation import Generation
+from audio_lens.lens.recording import along_rows
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
     from audio_lens.lens.run import Hook
 
-Pool = Literal["mean_steps", "last", "first_step"]
+Pool = Literal["mean_steps", "last", "first_step", "end_of_text"]
 Key = tuple[str, int]
 """A site's shorthand and a layer."""
 
@@ -50,14 +51,16 @@ def collect(
     """Run prompts and keep one pooled activation per prompt, site and layer, in float32.
 
     Positions at which some codebook holds padding are left out: BOS and the delay pattern's
-    ramps at both ends. (`first_step` is the exception: it is position 0 and nothing else.)
+    ramps at both ends. (`first_step` and `end_of_text` are single positions: 0, and the last
+    one of a melody model's prefix.)
 
     Args:
         lens: The model.
         prompts: One row each.
         site: A site that belongs to layers and has a position axis.
         layers: Some layers only.
-        pool: `mean_steps` over positions, `last` position, or the `first_step`.
+        pool: `mean_steps` over positions, the `last` position, the `first_step`, or the
+            `end_of_text` in a melody model's prefix, where arXiv 2504.04479 takes its directions.
         branch: The half of a guided run to read.
         codes: Teacher-force these codes (one row for all prompts, or a row each) instead of
             letting every prompt generate its own.
@@ -73,8 +76,15 @@ def collect(
         InputError: a pool that does not exist, or too little audio to pool.
     """
     sites = _poolable(lens, site, layers)
-    if pool not in ("mean_steps", "last", "first_step"):
-        raise InputError(f'pool must be "mean_steps", "last" or "first_step", got {pool!r}.')
+    if pool not in get_args(Pool):
+        raise InputError(
+            f"pool must be one of {', '.join(map(repr, get_args(Pool)))}, got {pool!r}."
+        )
+    if pool == "end_of_text" and not lens.cfg.chroma_length:
+        raise InputError(
+            'pool="end_of_text" needs a melody model: in this one the text is no position of the '
+            'decoder. Use "mean_steps".'
+        )
     pooled = _Pooling(pool, _full_positions(lens, codes, seconds, pool))
     values: dict[Key, list[Tensor]] = {}
     norms: dict[Key, list[Tensor]] = {}
@@ -86,7 +96,7 @@ def collect(
                 Generation.plan(
                     lens,
                     part,
-                    seconds=1 / lens.cfg.frame_rate if pool == "first_step" else seconds,
+                    seconds=1 / lens.cfg.frame_rate if pool in _FIRST_CALL else seconds,
                     seed=seed,
                     sampling=Sampling(guidance_scale),
                 ).codes(progress=progress)
@@ -125,8 +135,8 @@ def _poolable(lens: "AudioLens", site: str, layers: Any) -> tuple[Any, ...]:
 
 def _full_positions(lens: "AudioLens", codes: Tensor | None, seconds: float, pool: str) -> range:
     """Positions at which every codebook holds a real code."""
-    if pool == "first_step":
-        return range(0, 1)
+    if pool in _FIRST_CALL:
+        return _FIRST_CALL[pool]
     frames = codes.shape[-1] if codes is not None else lens.delay.frames(seconds)
     full = range(max(lens.cfg.delays) + 1, frames + 1)
     if len(full) == 0:
@@ -137,6 +147,10 @@ def _full_positions(lens: "AudioLens", codes: Tensor | None, seconds: float, poo
     return full
 
 
+_FIRST_CALL = {"first_step": range(0, 1), "end_of_text": range(-1, 0)}
+"""Pools that need no more than the first decoder call, and their position."""
+
+
 class _Pooling:
     """A hook that sums activations over the positions it is to pool."""
 
@@ -145,8 +159,8 @@ class _Pooling:
         self.clear()
 
     def clear(self) -> None:
-        self._sums: dict[Key, Tensor] = {}
-        self._norms: dict[Key, Tensor] = {}
+        self._sums: dict[Key, dict[tuple[int, ...], Tensor]] = {}
+        self._norms: dict[Key, dict[tuple[int, ...], Tensor]] = {}
 
     def __call__(self, tensor: Tensor, *, hook: "Hook") -> None:
         start = hook.positions.start
@@ -156,11 +170,20 @@ class _Pooling:
             return
         part = tensor[:, first:last].detach().float()
         key = (hook.site.shorthand, hook.site.block)
+        sums, norms = self._sums.setdefault(key, {}), self._norms.setdefault(key, {})
         norm = part.flatten(2).norm(dim=-1).sum(1)
-        self._sums[key] = self._sums.get(key, 0) + part.sum(1)
-        self._norms[key] = self._norms.get(key, 0) + norm
+        sums[hook.rows] = sums.get(hook.rows, 0) + part.sum(1)
+        norms[hook.rows] = norms.get(hook.rows, 0) + norm
 
     def results(self) -> dict[Key, tuple[Tensor, Tensor]]:
         """Mean activation and mean length, per row."""
         n = len(self._positions)
-        return {k: ((v / n).cpu(), (self._norms[k] / n).cpu()) for k, v in self._sums.items()}
+        return {
+            key: ((_in_order(sums) / n).cpu(), (_in_order(self._norms[key]) / n).cpu())
+            for key, sums in self._sums.items()
+        }
+
+
+def _in_order(groups: dict[tuple[int, ...], Tensor]) -> Tensor:
+    """Rows that ran apart, in the caller's order."""
+    return along_rows(groups, ())

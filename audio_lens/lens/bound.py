@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
+from audio_lens.errors import InputError
 from audio_lens.lens.config import LensConfig
 from audio_lens.lens.forward import as_tokens
+from audio_lens.lens.rows import as_prompts
 
 if TYPE_CHECKING:
     from audio_lens.lens.cache import ActivationCache
@@ -34,6 +37,7 @@ class BoundLens:
         self._lens = lens
         self._prompts = prompts
         self._guidance_scale = guidance_scale
+        self._n_prefix = lens._conditioner.n_prefix(as_prompts(prompts))
 
     @property
     def cfg(self) -> LensConfig:
@@ -43,8 +47,12 @@ class BoundLens:
     def to_tokens(
         self, codes: Int[Tensor, "batch codebook frame"]
     ) -> Int[Tensor, "batch codebook pos"]:
-        """Codes with the delay pattern applied."""
-        return as_tokens(self._lens, codes)
+        """Codes with the delay pattern applied, behind as many BOS as the prefix has positions.
+
+        So the columns of tokens are the positions of activations, in melody models too.
+        """
+        tokens = as_tokens(self._lens, codes)
+        return pad(tokens, (self._n_prefix, 0), value=self.cfg.bos)
 
     def __call__(
         self, tokens: Int[Tensor, "batch codebook pos"], **kwargs: Any
@@ -61,7 +69,7 @@ class BoundLens:
         """A forward over delayed tokens, hooked."""
         return self._lens.run_with_hooks(
             self._prompts,
-            tokens=tokens,
+            tokens=self._without_prefix(tokens),
             fwd_hooks=fwd_hooks,
             bwd_hooks=bwd_hooks,
             guidance_scale=self._guidance_scale,
@@ -73,5 +81,15 @@ class BoundLens:
     ) -> tuple[Float[Tensor, "batch codebook frame vocab"], "ActivationCache"]:
         """A forward over delayed tokens, with its activations."""
         return self._lens.run_with_cache(
-            self._prompts, tokens=tokens, guidance_scale=self._guidance_scale, **kwargs
+            self._prompts,
+            tokens=self._without_prefix(tokens),
+            guidance_scale=self._guidance_scale,
+            **kwargs,
         )
+
+    def _without_prefix(
+        self, tokens: Int[Tensor, "batch codebook pos"]
+    ) -> Int[Tensor, "batch codebook pos"]:
+        if not (tokens[..., : self._n_prefix] == self.cfg.bos).all():
+            raise InputError("tokens lack the prefix's columns: make them with to_tokens(codes).")
+        return tokens[..., self._n_prefix :]

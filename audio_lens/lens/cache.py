@@ -3,7 +3,7 @@
 Importing this module imports TransformerLens; the lens does so when a cache is first needed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -13,6 +13,7 @@ from transformer_lens import ActivationCache as TransformerLensCache
 from transformer_lens.utilities import Slice, SliceInput
 
 from audio_lens.errors import SiteError
+from audio_lens.lens.layout import NO_PREFIX, Layout
 
 Key = str | tuple[Any, ...]
 
@@ -33,11 +34,30 @@ class ActivationCache(TransformerLensCache):
     """
 
     def __init__(
-        self, branches: Mapping[str, Mapping[str, Tensor]], model: Any, has_batch_dim: bool = True
+        self,
+        branches: Mapping[str, Mapping[str, Tensor]],
+        model: Any,
+        has_batch_dim: bool = True,
+        layouts: Sequence[Layout] = (),
     ) -> None:
+        self.layouts = tuple(layouts)
         self._branches = {branch: dict(values) for branch, values in branches.items()}
         self._lens = model
         super().__init__(self._branches["cond"], model, has_batch_dim)
+
+    @property
+    def layout(self) -> Layout:
+        """Where prefix and music lie on the `pos` axis, if it is the same for every row.
+
+        Raises:
+            SiteError: prompts of different length; `layouts` has one for each row.
+        """
+        if len(set(self.layouts)) > 1:
+            raise SiteError(
+                "the rows' texts differ in length, so their prefixes lie differently: take "
+                "cache.layouts[row]."
+            )
+        return self.layouts[0] if self.layouts else NO_PREFIX
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -55,7 +75,8 @@ class ActivationCache(TransformerLensCache):
                 f"the run had no {branch!r} half, only {list(self._branches)}: give a "
                 f"guidance_scale above 1."
             )
-        return ActivationCache({"cond": self._branches[branch]}, self.model, self.has_batch_dim)
+        half = {"cond": self._branches[branch]}
+        return ActivationCache(half, self.model, self.has_batch_dim, self.layouts)
 
     def __getitem__(self, key: Key) -> Tensor:
         if isinstance(key, str) and key in self.cache_dict:
@@ -88,10 +109,13 @@ class ActivationCache(TransformerLensCache):
 
     # -- the same cache, changed -------------------------------------------------------------
 
-    def _map(self, fn: Any, has_batch_dim: bool | None = None) -> "ActivationCache":
+    def _map(
+        self, fn: Any, has_batch_dim: bool | None = None, layouts: Sequence[Layout] | None = None
+    ) -> "ActivationCache":
         changed = {b: {n: fn(t) for n, t in v.items()} for b, v in self._branches.items()}
         keep = self.has_batch_dim if has_batch_dim is None else has_batch_dim
-        return ActivationCache(changed, self.model, keep)
+        layouts = self.layouts if layouts is None else layouts
+        return ActivationCache(changed, self.model, keep, layouts)
 
     def to(self, device: str | torch.device) -> "ActivationCache":
         """The cache on another device."""
@@ -102,7 +126,13 @@ class ActivationCache(TransformerLensCache):
         if not self.has_batch_dim:
             raise SiteError("the cache has no batch axis to slice.")
         chosen = batch_slice if isinstance(batch_slice, Slice) else Slice(batch_slice)
-        return self._map(lambda t: chosen.apply(t, dim=0), has_batch_dim=chosen.mode != "int")
+        rows = torch.arange(len(self.layouts)) if self.layouts else None
+        kept = [] if rows is None else chosen.apply(rows, dim=0).reshape(-1).tolist()
+        return self._map(
+            lambda t: chosen.apply(t, dim=0),
+            has_batch_dim=chosen.mode != "int",
+            layouts=[self.layouts[row] for row in kept],
+        )
 
     def remove_batch_dim(self, batch_size: int | None = None) -> "ActivationCache":
         """The cache of a single row, without its batch axis (in place, as TransformerLens)."""
@@ -137,6 +167,7 @@ class ActivationCache(TransformerLensCache):
         n_layers = self.model.cfg.n_layers
         layer = n_layers if layer is None or layer == -1 else layer
         words = ["attn_out", "cross_attn_out", "mlp_out"]
+        words = [word for word in words if word in self._lens.sites.shorthands]
         if mode != "all":
             words = [word for word in words if word == f"{mode}_out"]
         parts: dict[str, Tensor] = {}

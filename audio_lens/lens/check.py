@@ -1,10 +1,11 @@
 """The self-check: on any model, that every site reads as it should and that writing it acts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from audio_lens.lens.intervention import Intervention, Strength
@@ -14,9 +15,9 @@ from audio_lens.lens.sites import Site
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
 
-_FRAMES = 6
-_ROWS_AT_ONCE = 64
-_PROMPT = "a slow piano melody over drums"
+_FRAMES = 2
+_POSITIONS_AT_ONCE = 320
+_PROMPT = "a song"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def check(lens: "AudioLens") -> CheckReport:
     """Read every site in one forward, then write each one on a row of its own.
 
     Rows are compared with themselves in an unwritten forward of the same shape, so that a write
-    without effect shows as exactly zero. A row that nobody writes rides along.
+    without effect shows as exactly zero. A row that nobody writes rides along. All is kept
+    small, so that a model of real size is through in a minute.
     """
     codes = lens.random_codes(frames=_FRAMES, seed=0)
     prompts = [_PROMPT] if lens.has_tokenizer else None
@@ -110,20 +112,23 @@ def check(lens: "AudioLens") -> CheckReport:
         textual = {s for s in lens.sites if "uncond" not in s.branches}
         skipped = set() if lens.has_tokenizer else textual
         writable = [s for s in lens.sites if s.write != "no" and s not in skipped]
+        n_rows = max(1, _POSITIONS_AT_ONCE // seen["hook_embed"].shape[1])
+        batch = codes.expand(n_rows + 1, -1, -1)
+        unwritten = lens(prompts, batch)
         effects: dict[str, float] = {}
         isolated = True
-        for start in range(0, len(writable), _ROWS_AT_ONCE):
-            chunk = writable[start : start + _ROWS_AT_ONCE]
-            change = _changes(lens, prompts, codes, chunk)
-            isolated &= float(change[0]) == 0
-            effects |= {s.name: float(c) for s, c in zip(chunk, change[1:], strict=True)}
+        for start in range(0, len(writable), n_rows):
+            chunk = writable[start : start + n_rows]
+            change = (_written(lens, prompts, batch, chunk) - unwritten).abs().flatten(1).amax(1)
+            isolated &= float(change[len(chunk) :].max()) == 0
+            effects |= {s.name: float(c) for s, c in zip(chunk, change, strict=False)}
     return CheckReport(
         model_name=lens.cfg.model_name,
         identity=torch.equal(plain, hooked),
         isolated=isolated,
-        residuals=_residual_identities(seen, lens.cfg.n_layers),
+        residuals=_residual_identities(lens, seen),
         sites=tuple(
-            SiteCheck(s.name, s.write, _as_declared(lens, s, seen.get(s.name)), effects.get(s.name))
+            SiteCheck(s.name, s.write, _as_declared(lens, s, seen), effects.get(s.name))
             for s in lens.sites
             if s not in skipped
         ),
@@ -131,16 +136,16 @@ def check(lens: "AudioLens") -> CheckReport:
     )
 
 
-def _changes(
-    lens: "AudioLens", prompts: list[str] | None, codes: Tensor, sites: list[Site]
-) -> Float[Tensor, "row"]:
-    """The largest change of any logit, for an unwritten row and a row per written site."""
-    batch = codes.expand(len(sites) + 1, -1, -1)
-    plain = lens(prompts, batch)
-    writes = [Intervention(site, _disturb, rows=[row]) for row, site in enumerate(sites, start=1)]
+def _written(
+    lens: "AudioLens",
+    prompts: list[str] | None,
+    batch: Int[Tensor, "row codebook frame"],
+    sites: list[Site],
+) -> Float[Tensor, "row codebook frame vocab"]:
+    """Logits with a row per written site; the rows behind them are left alone."""
+    writes = [Intervention(site, _disturb, rows=[row]) for row, site in enumerate(sites)]
     with lens.intervene(*writes):
-        written = lens(prompts, batch)
-    return (written - plain).abs().flatten(1).amax(1)
+        return lens(prompts, batch)
 
 
 def _disturb(tensor: Tensor, coefficient: Strength, hook: Hook) -> Tensor:
@@ -153,13 +158,16 @@ def _disturb(tensor: Tensor, coefficient: Strength, hook: Hook) -> Tensor:
     return tensor + noise * (1 + finite.abs().mean())
 
 
-def _as_declared(lens: "AudioLens", site: Site, value: Tensor | None) -> bool:
+def _as_declared(lens: "AudioLens", site: Site, seen: Mapping[str, Tensor]) -> bool:
+    """Whether it was seen with the axes that the table says."""
+    value, cfg, positions = seen.get(site.name), lens.cfg, lens.delay.n_positions(_FRAMES)
     if value is None:
         return False
-    cfg = lens.cfg
+    text = seen["text.hook_proj"].shape[1] if "text.hook_proj" in seen else 1
+    every = positions + (cfg.chroma_length + text if cfg.chroma_length else 0)
     known = {
-        "batch": 1, "codebook": cfg.n_codebooks, "pos": _FRAMES + max(cfg.delays),
-        "query": _FRAMES + max(cfg.delays), "key": _FRAMES + max(cfg.delays),
+        "batch": 1, "codebook": cfg.n_codebooks, "pos": every, "query": every, "key": every,
+        "audio_pos": positions, "token": text, "chroma": cfg.chroma_length,
         "head": cfg.n_heads, "d_head": cfg.d_head, "d_model": cfg.d_model, "d_mlp": cfg.d_mlp,
         "d_text": cfg.d_text, "vocab": cfg.d_vocab, "1": 1,
     }  # fmt: skip
@@ -168,25 +176,19 @@ def _as_declared(lens: "AudioLens", site: Site, value: Tensor | None) -> bool:
     )
 
 
-def _residual_identities(seen: dict[str, Tensor], n_layers: int) -> bool:
-    for layer in range(n_layers):
-        names = {name: f"blocks.{layer}.hook_{name}" for name in _STREAM}
-        if not set(names.values()) <= set(seen):
+def _residual_identities(lens: "AudioLens", seen: Mapping[str, Tensor]) -> bool:
+    """Whether each sublayer's output, added to the stream, gives the stream after it."""
+    cross = ["cross_attn_out", "resid_mid2"] if "cross_attn_out" in lens.sites.shorthands else []
+    stream = ["resid_pre", "attn_out", "resid_mid", *cross, "mlp_out", "resid_post"]
+    for layer in range(lens.cfg.n_layers):
+        names = [f"blocks.{layer}.hook_{name}" for name in stream]
+        if not set(names) <= set(seen):
             return False
-        x = {name: seen[full] for name, full in names.items()}
-        sums = [
-            (x["resid_pre"] + x["attn_out"], x["resid_mid"]),
-            (x["resid_mid"] + x["cross_attn_out"], x["resid_mid2"]),
-            (x["resid_mid2"] + x["mlp_out"], x["resid_post"]),
-        ]
-        if not all(torch.equal(made, read) for made, read in sums):
+        x = [seen[full] for full in names]
+        sums = zip(x[:-2:2], x[1:-1:2], x[2::2], strict=True)
+        if not all(torch.equal(stream + added, after) for stream, added, after in sums):
             return False
     return True
-
-
-_STREAM = (
-    "resid_pre", "attn_out", "resid_mid", "cross_attn_out", "resid_mid2", "mlp_out", "resid_post"
-)  # fmt: skip
 
 
 def _word(ok: bool) -> str:

@@ -39,6 +39,9 @@ class LensConfig:
     sample_rate: int
     """Samples per second of audio, in Hz."""
     audio_channels: int
+    """1, or 2 where the codebooks take turns: left, right, left, right."""
+    chroma_length: int
+    """Chroma frames in a melody model's prefix; 0 in cross-attending models."""
     act_fn: str
     device: torch.device
     dtype: torch.dtype
@@ -52,13 +55,20 @@ class LensConfig:
         return self.d_vocab
 
     @property
+    def codebooks(self) -> tuple[str, ...]:
+        """Names along the `codebook` axis: `"0"` and on, or `"left 0"`, `"right 0"` and on."""
+        if self.audio_channels == 1:
+            return tuple(map(str, range(self.n_codebooks)))
+        return tuple(f"{('left', 'right')[k % 2]} {k // 2}" for k in range(self.n_codebooks))
+
+    @property
     def max_seconds(self) -> float:
-        """The longest clip that fits the model's positions."""
-        return (self.n_ctx - max(self.delays)) / self.frame_rate
+        """The longest clip that fits the model's positions, with a text of no length."""
+        return (self.n_ctx - self.chroma_length - max(self.delays)) / self.frame_rate
 
     @classmethod
     def of(cls, model: HFModule, name: str) -> "LensConfig":
-        """Read the shape of a `MusicgenForConditionalGeneration`."""
+        """Read the shape of a MusicGen of either family."""
         decoder, audio = model.config.decoder, model.config.audio_encoder
         channels = decoder.audio_channels
         parameter = next(model.decoder.parameters())
@@ -77,6 +87,7 @@ class LensConfig:
             frame_rate=audio.frame_rate,
             sample_rate=audio.sampling_rate,
             audio_channels=channels,
+            chroma_length=getattr(model.config, "chroma_length", 0),
             act_fn=decoder.activation_function,
             device=parameter.device,
             dtype=parameter.dtype,

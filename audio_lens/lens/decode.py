@@ -20,10 +20,10 @@ from transformers import (
 )
 
 from audio_lens.errors import InputError
+from audio_lens.lens.conditioning import Conditioning
 from audio_lens.lens.config import HFModule
 from audio_lens.lens.delay import DelayPattern
 from audio_lens.lens.kv_cache import generation_cache
-from audio_lens.lens.rows import Conditioning
 from audio_lens.lens.run import Run
 
 
@@ -68,7 +68,7 @@ def guide(
 @torch.no_grad()
 def decode(
     decoder: HFModule,
-    text: Conditioning,
+    conditions: Conditioning,
     grid: Int[Tensor, "rows codebook column"],
     *,
     run: Run,
@@ -81,7 +81,7 @@ def decode(
 
     Args:
         decoder: A `MusicgenForCausalLM`.
-        text: Text states of all branches.
+        conditions: Of all branches.
         grid: From `DelayPattern.grid`; known codes are kept.
         run: Advanced at every decoder call, for hooks.
         seeds: One per row of the grid.
@@ -91,13 +91,14 @@ def decode(
     """
     generators = [torch.Generator(grid.device).manual_seed(seed) for seed in seeds]
     warpers = sampling.warpers()
-    cache = generation_cache(decoder.config, positions=grid.shape[-1] - 1)
+    cache = generation_cache(decoder.config, positions=run.layout.n_prefix + grid.shape[-1] - 1)
     due = grid == -1
     first = int(due[:, 0].any(0).nonzero()[0]) if due.any() else grid.shape[-1] - 1
     start = 0
     for step, column in enumerate(range(first, grid.shape[-1])):
-        run.advance(start=start, length=column - start, step=step)
-        logits = _last_logits(decoder, grid[..., start:column], text, cache, run)
+        run.advance(start=start, stop=column, step=step)
+        told = conditions.arguments(step)
+        logits = _last_logits(decoder, grid[..., start:column], told, cache, run)
         logits = guide(logits, run, sampling.guidance_scale)
         drawn = _draw(logits, warpers, generators, sampling.do_sample)
         grid[..., column] = torch.where(due[..., column], drawn, grid[..., column])
@@ -107,14 +108,17 @@ def decode(
 
 
 def _last_logits(
-    decoder: HFModule, tokens: Tensor, text: Conditioning, cache: EncoderDecoderCache, run: Run
+    decoder: HFModule,
+    tokens: Tensor,
+    conditions: dict[str, Tensor],
+    cache: EncoderDecoderCache,
+    run: Run,
 ) -> Tensor:
     """Float32 logits `[branch_rows codebook vocab]` of the last position."""
     tokens = tokens.repeat(len(run.branches), 1, 1)
     logits = decoder(
         input_ids=tokens.flatten(0, 1),
-        encoder_hidden_states=text.states,
-        encoder_attention_mask=text.mask,
+        **conditions,
         past_key_values=cache,
         use_cache=True,
     ).logits

@@ -18,7 +18,7 @@ from nnsight.intervention.interleaver import Interleaver
 from nnsight.intervention.source import STATE
 from torch import Tensor
 
-from audio_lens.errors import AudioLensError, HookError, SiteError
+from audio_lens.errors import AudioLensError, HookError, InputError, SiteError
 from audio_lens.lens.run import Hook, Run
 from audio_lens.lens.sites import Site, SiteTable
 
@@ -149,6 +149,11 @@ class Engine(Interleaver):
             raise SiteError(
                 "the trace asks for the unconditional half, but this run has no unconditional "
                 "half. Give a guidance_scale above 1 and a prompt."
+            )
+        if self.mediators and len(run.rows) < run.n_rows:
+            raise InputError(
+                "a trace follows one run, but these rows run in several (row_group, or a melody "
+                "model's prompts of different length). Trace rows that run together."
             )
         for registration in self._registrations:
             _check_fits(registration, run)
@@ -381,8 +386,8 @@ def _watch_gradient(
 
 def _no_text(site: Site) -> str:
     return (
-        f"{site.name}: this run has no prompt, so nothing attends to text and writing there would "
-        f"change nothing. Give a prompt, or use a site behind it such as cross_attn.hook_z."
+        f"{site.name}: this run has no prompt, so no text is read and writing there would change "
+        f"nothing. Give a prompt, or use a site behind it."
     )
 
 

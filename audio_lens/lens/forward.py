@@ -1,6 +1,6 @@
 """A teacher-forced forward: codes in, aligned logits out, and what was seen on the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from audio_lens.errors import InputError
 from audio_lens.lens.decode import guide
 from audio_lens.lens.engine import Registration, StopRun
-from audio_lens.lens.recording import Recording
-from audio_lens.lens.rows import Prompts, as_prompts, branches_for
+from audio_lens.lens.musicgen_sites import STREAM
+from audio_lens.lens.recording import Recording, along_rows
+from audio_lens.lens.rows import Prompts, as_prompts, branches_for, group_rows
 from audio_lens.lens.run import Run, ordinary_tensors
 from audio_lens.lens.sites import SiteTable, Spec
 
@@ -39,35 +40,55 @@ def forward(
     prompts: Prompts,
     tokens: Int[Tensor, "rows codebook pos"],
     guidance_scale: float,
-) -> Float[Tensor, "batch codebook frame vocab"]:
-    """One decoder call over delayed tokens; a single row of tokens serves every prompt."""
-    if tokens.shape[-1] > lens.cfg.n_ctx:
-        raise InputError(
-            f"{tokens.shape[-1]} positions exceed the model's {lens.cfg.n_ctx} "
-            f"({lens.cfg.max_seconds:.1f} s of audio)."
-        )
+) -> Tensor:
+    """Logits aligned to codes; a single row of tokens serves every prompt.
+
+    A hook that raises `StopRun` ends it early, with what that carries in place of logits.
+    """
     prompts = as_prompts(prompts, len(tokens) if len(tokens) > 1 else None)
     tokens = tokens.expand(len(prompts), -1, -1)
     branches = branches_for(prompts, guidance_scale)
-    run = Run(
-        rows=tuple(range(len(prompts))),
-        padded=len(prompts),
-        branches=branches,
-        frame_rate=lens.cfg.frame_rate,
-        n_rows=len(prompts),
-        has_text=any(prompt is not None for prompt in prompts),
-        length=tokens.shape[-1],
-    )
+    made: dict[tuple[int, ...], Tensor] = {}
+    for group in group_rows(prompts, None, lens._conditioner):
+        run = Run(
+            rows=group.rows,
+            padded=group.padded,
+            branches=branches,
+            frame_rate=lens.cfg.frame_rate,
+            n_rows=len(prompts),
+            has_text=any(prompt is not None for prompt in prompts),
+        )
+        asked = group.pad(prompts)
+        try:
+            logits = _decoder_call(lens, asked, tokens[list(group.rows)], run, group.text_length)
+            made[group.rows] = lens.delay.align(guide(logits, run, guidance_scale))
+        except StopRun as stopped:
+            made[group.rows] = stopped.value
+    return along_rows(made, STREAM)
+
+
+def _decoder_call(
+    lens: "AudioLens",
+    prompts: Sequence[str | None],
+    tokens: Int[Tensor, "rows codebook pos"],
+    run: Run,
+    text_length: int | None,
+) -> Float[Tensor, "branch_rows codebook pos vocab"]:
+    """Logits of the music's positions, for all branches."""
     with ordinary_tensors(), lens._engine.running(run):
-        text = lens._text.encode(prompts, run)
+        conditions = lens._conditioner.encode(prompts, run, length=text_length)
+        run.advance(start=0, stop=tokens.shape[-1], step=0)
+        if run.length > lens.cfg.n_ctx:
+            raise InputError(
+                f"{run.length} positions exceed the model's {lens.cfg.n_ctx} "
+                f"({lens.cfg.max_seconds:.1f} s of audio)."
+            )
         logits = lens._module.decoder(
-            input_ids=tokens.repeat(len(branches), 1, 1).flatten(0, 1),
-            encoder_hidden_states=text.states,
-            encoder_attention_mask=text.mask,
+            input_ids=tokens.repeat(len(run.branches), 1, 1).flatten(0, 1),
+            **conditions.arguments(0),
             use_cache=False,
         ).logits
-    logits = logits.unflatten(0, (-1, lens.cfg.n_codebooks))
-    return lens.delay.align(guide(logits, run, guidance_scale))
+    return logits.unflatten(0, (-1, lens.cfg.n_codebooks))[:, :, run.layout.audio]
 
 
 def forward_with_cache(
@@ -93,10 +114,7 @@ def forward_with_cache(
         stack.enter_context(lens._engine.registered(registrations))
         if metric:
             stack.enter_context(torch.enable_grad())
-        try:
-            result = lens(prompts, codes, guidance_scale=guidance_scale, tokens=tokens)
-        except StopRun as stopped:
-            result = stopped.value
+        result = forward(lens, prompts, as_tokens(lens, codes, tokens), guidance_scale)
         if metric:
             _backward(result, codes, metric)
     cache = recording.cache(lens)

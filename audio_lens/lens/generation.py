@@ -59,7 +59,7 @@ class Generation:
         if known is None:
             known = torch.zeros(1, lens.cfg.n_codebooks, 0, dtype=torch.long)
         known = known.to(lens.cfg.device).expand(n_rows, -1, -1)
-        groups = group_rows(prompts, row_group, lens._text)
+        groups = group_rows(prompts, row_group, lens._conditioner)
         return cls(lens, prompts, as_seeds(seed, n_rows), frames, known, sampling, groups)
 
     def run(self, *, progress: bool) -> list[Clip]:
@@ -99,10 +99,12 @@ class Generation:
         )
         grid = lens.delay.grid(torch.stack(group.pad(self.known)), self.frames)
         with ordinary_tensors(), lens._engine.running(run):
-            text = lens._text.encode(group.pad(self.prompts), run, length=group.text_length)
+            conditions = lens._conditioner.encode(
+                group.pad(self.prompts), run, length=group.text_length
+            )
             return decode(
                 lens._module.decoder,
-                text,
+                conditions,
                 grid,
                 run=run,
                 seeds=group.pad(self.seeds),
@@ -138,11 +140,13 @@ class Generation:
 @torch.no_grad()
 def decode_codes(lens: "AudioLens", codes: Int[Tensor, "batch codebook frame"]) -> list[Tensor]:
     """Waveforms `[channel sample]` of codes, on the CPU in float32."""
-    codec = lens._module.audio_encoder
+    codec, channels = lens._module.audio_encoder, lens.cfg.audio_channels
     waveforms: list[Tensor] = []
     for part in codes.split(_DECODED_AT_ONCE.get(codes.device.type, 16)):
-        values = codec.decode(part[None], audio_scales=[None] * len(part)).audio_values
-        waveforms += values.float().cpu().unbind()
+        # Stereo codebooks take turns: left, right, left, right.
+        sides = [part[:, channel::channels] for channel in range(channels)]
+        values = [codec.decode(s[None], audio_scales=[None] * len(s)).audio_values for s in sides]
+        waveforms += torch.cat(values, dim=1).float().cpu().unbind()
     return waveforms
 
 

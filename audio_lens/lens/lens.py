@@ -15,6 +15,7 @@ from audio_lens.audio.clip import Clip
 from audio_lens.errors import AudioLensError, HookError, InputError, SiteError
 from audio_lens.lens.attention import use_lens_attention
 from audio_lens.lens.bound import BoundLens
+from audio_lens.lens.conditioning import conditioner
 from audio_lens.lens.config import HFModule, LensConfig
 from audio_lens.lens.decode import Sampling
 from audio_lens.lens.delay import DelayPattern
@@ -29,7 +30,7 @@ from audio_lens.lens.intervention import Intervention
 from audio_lens.lens.loading import check_model_type, load_musicgen
 from audio_lens.lens.musicgen_sites import musicgen_sites
 from audio_lens.lens.recording import Recording
-from audio_lens.lens.rows import Prompts, TextEncoder
+from audio_lens.lens.rows import Prompts
 from audio_lens.lens.run import Branch, check_branch
 from audio_lens.lens.sites import Site, Spec
 from audio_lens.lens.weights import Weights
@@ -80,7 +81,9 @@ class AudioLens(Weights, HuggingFaceModel):
         self.sites = musicgen_sites(model)
         engine.attach(self.sites)
         self._engine = engine
-        self._text = TextEncoder(model, getattr(processor, "tokenizer", None), engine)
+        # Melody processors need torchaudio; their tokenizer alone is enough here.
+        tokenizer = getattr(processor, "tokenizer", processor)
+        self._conditioner = conditioner(model, tokenizer, engine)
         self._describe()
 
     @classmethod
@@ -139,7 +142,7 @@ class AudioLens(Weights, HuggingFaceModel):
     @property
     def has_tokenizer(self) -> bool:
         """Whether prompts can be read; without a processor only prompts=None works."""
-        return self._text.has_tokenizer
+        return self._conditioner.has_tokenizer
 
     def to(self, *args: Any, **kwargs: Any) -> "AudioLens":
         """Move or cast the model in place; returns the lens."""
@@ -161,7 +164,7 @@ class AudioLens(Weights, HuggingFaceModel):
 
     def text_tokens(self, prompt: str) -> list[str]:
         """The text tokens of a prompt: the `token` axis of cross-attention."""
-        return self._text.tokens(prompt)
+        return self._conditioner.tokens(prompt)
 
     def random_codes(self, *, frames: int, batch: int = 1, seed: int = 0) -> Codes:
         """Codes drawn uniformly, for tests and shapes."""

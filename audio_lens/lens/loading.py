@@ -1,50 +1,136 @@
 """Checkpoints, by transformers' own loading, with errors that name what is wrong."""
 
+import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from audio_lens.errors import InputError
 
 TOY = "toy"
 
+_CLASSES = {
+    "musicgen": "MusicgenForConditionalGeneration",
+    "musicgen_melody": "MusicgenMelodyForConditionalGeneration",
+}
+"""transformers' class for each `model_type` that the lens wraps."""
 
-def load_musicgen(name: str | Path, **options: Any) -> tuple[nn.Module, Any]:
+_INDEX = ".index.json"
+_SAFE = ("model.safetensors", "model.safetensors" + _INDEX)
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin" + _INDEX)
+
+_WANTED = ("*.json", "*.txt", "*.model", "model*.safetensors")
+"""What is fetched of a hub repository: not audiocraft's own `state_dict.bin`, nor pickled weights
+beside safetensors, which together are thrice the size."""
+
+_REFUSED = {
+    "trust_remote_code": "trust_remote_code is never used: MusicGen needs no code of its own.",
+    "ignore_mismatched_sizes": "it would leave weights at random; give a config that fits them.",
+    "weights_only": "nothing but weights is ever read from a pickle.",
+    "use_safetensors": "safetensors are always preferred; allow_pickle=True reads pickled weights.",
+    "output_loading_info": "what it tells is checked here, and raised.",
+    "state_dict": "put the weights into a folder with save_pretrained(), and give that.",
+    "gguf_file": "give a folder with a model.safetensors.",
+    "variant": "give a folder with a model.safetensors.",
+    "subfolder": "download the repository, and give the folder inside it.",
+}
+"""Options of transformers that would load something else than what is checked here."""
+
+_EXTRA = re.compile(
+    # Sine tables: saved as a parameter until transformers made them a buffer that is computed.
+    r"decoder\.model\.decoder\.embed_positions\.weights"
+    # A whole T5, of which MusicGen has the encoder alone.
+    r"|text_encoder\.decoder\..*"
+)
+"""Tensors of a file that a MusicGen may do without.
+
+Nothing else is left over in a file that fits its config: a tensor more means more layers or
+codebooks than the config says. transformers would not tell, because T5's pattern of what to
+overlook, `decoder`, holds for the whole model and so for all of MusicGen's decoder.
+"""
+
+_RENAMED = {
+    ".weight_g": ".parametrizations.weight.original0",
+    ".weight_v": ".parametrizations.weight.original1",
+}
+"""EnCodec's convolutions before torch had parametrizations, as the hub's files have them.
+transformers renames them as it loads."""
+
+
+def load_musicgen(
+    name: str | Path, *, allow_pickle: bool = False, **options: Any
+) -> tuple[Any, Any]:
     """A MusicGen and its processor from the hub, a local folder, or the package ("toy").
 
-    A local folder is read without network. Code that comes with a checkpoint is never run.
+    A local folder is read without network. Code that comes with a checkpoint is never run. The
+    processor is the bare tokenizer where transformers lacks what the rest of it needs, and None
+    where the checkpoint has no tokenizer.
+
+    Args:
+        name: A hub name, a folder, or "toy".
+        allow_pickle: Read `pytorch_model.bin` where there are no safetensors. Unpickling is
+            restricted to tensors, yet has been broken out of before: trust the source.
+        options: `revision`, `cache_dir`, `token`, `force_download`, `local_files_only` for the
+            hub; all others for transformers' `from_pretrained`.
 
     Raises:
-        InputError: nothing there, or no cross-attending MusicGen.
+        InputError: nothing there, no MusicGen, or weights that are not all there.
     """
-    if "trust_remote_code" in options:
-        raise InputError("trust_remote_code is never used: MusicGen needs no code of its own.")
-    from transformers import AutoProcessor, MusicgenForConditionalGeneration
+    for option in _REFUSED.keys() & options.keys():
+        why = _REFUSED[option]
+        raise InputError(why if why.startswith(option) else f"{option} cannot be given: {why}")
+    folder = _local(name, options, allow_pickle)
+    config = _read_config(folder)
+    check_model_type(str(config.get("model_type")), str(name))
+    weights = _weight_files(folder, config.get("transformers_weights"), allow_pickle)
+    found = {tensor for path in weights for tensor in _tensors_in(path)}
+    model = _load_model(folder, config["model_type"], found, options)
+    model.name_or_path = model.config.name_or_path = str(name)  # not where the hub's cache is
+    return model, _load_processor(folder)
 
-    source, local = _locate(name)
-    where = {"revision": options.pop("revision", None), "local_files_only": local}
-    where = {key: value for key, value in where.items() if value}
-    with without_padding_notice():
-        _check_type(source, where)
-        model = MusicgenForConditionalGeneration.from_pretrained(source, **where, **options)
-        processor = AutoProcessor.from_pretrained(source, **where)
-    return model, processor
+
+def check_model_type(model_type: str, source: str) -> None:
+    """Raise unless it is a MusicGen, with or without a melody."""
+    if model_type not in _CLASSES:
+        raise InputError(
+            f"{source!r} is a {model_type!r} model, not MusicGen. audio_lens wraps "
+            f"{' and '.join(_CLASSES.values())} checkpoints such as 'facebook/musicgen-small'."
+        )
 
 
-@contextmanager
-def without_padding_notice() -> Iterator[None]:
+def check_in_memory(model: nn.Module) -> None:
+    """Raise where a device map left weights on disk or in another memory, to be fetched at each
+    call: sites are laid out by where the weights are, and weights are read as they are.
+    """
+    away = [name for name, weight in model.named_parameters() if weight.is_meta]
+    if away:
+        raise InputError(
+            f"the device map offloads {len(away)} weights ({_some(away, 1)}), but the lens needs "
+            f"all of them in memory. Use a smaller dtype, more devices, or device_map='cpu'."
+        )
+
+
+def without_padding_notice() -> AbstractContextManager[None]:
     """MusicGen pads with the id just past its vocabulary, by design; transformers remarks on it
     at every load, which would teach users to overlook its warnings.
     """
-    logger = logging.getLogger("transformers.configuration_utils")
+    return _without("transformers.configuration_utils", "within the vocabulary")
+
+
+@contextmanager
+def _without(logger_name: str, said: str) -> Iterator[None]:
+    logger = logging.getLogger(logger_name)
 
     def other(record: logging.LogRecord) -> bool:
-        return "within the vocabulary" not in record.getMessage()
+        return said not in record.getMessage()
 
     logger.addFilter(other)
     try:
@@ -53,42 +139,265 @@ def without_padding_notice() -> Iterator[None]:
         logger.removeFilter(other)
 
 
-def _locate(name: str | Path) -> tuple[str, bool]:
-    """Where to load from, and whether that is on this disk."""
+# -- where it is ----------------------------------------------------------------------------------
+
+
+def _local(name: str | Path, options: dict[str, Any], allow_pickle: bool) -> Path:
+    """The checkpoint's folder on this disk, fetched from the hub first if it is a hub name."""
+    hub: dict[str, Any] = {
+        option: options.pop(option)
+        for option in ("revision", "cache_dir", "token", "force_download", "local_files_only")
+        if option in options
+    }
     if name == TOY:
         # By its place in the package: importing the room above would turn the house upside down.
-        return str(files("audio_lens") / "toy" / "checkpoint"), True
-    if Path(name).is_dir():
-        return str(name), True
+        return Path(str(files("audio_lens"))) / "toy" / "checkpoint"
+    if (folder := Path(name).expanduser()).is_dir():
+        if hub.get("revision"):
+            raise InputError(f"{name} is a folder, which has no revision {hub['revision']!r}.")
+        return folder
     if isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
         raise InputError(f"no folder at {name}: give a checkpoint's folder, or a hub name.")
-    return str(name), False
+    return _fetch(name, hub, allow_pickle)
 
 
-def _check_type(source: str, where: dict[str, Any]) -> None:
-    from transformers import AutoConfig
+def _fetch(name: str, hub: Mapping[str, Any], allow_pickle: bool) -> Path:
+    """Download what is needed of a hub repository, or find it in the hub's cache."""
+    from huggingface_hub import snapshot_download
 
     try:
-        model_type = AutoConfig.from_pretrained(source, **where).model_type
-    except (OSError, ValueError) as error:
+        folder = Path(snapshot_download(name, allow_patterns=list(_WANTED), **hub))
+        if allow_pickle and not any((folder / file).is_file() for file in _SAFE):
+            snapshot_download(name, allow_patterns=["pytorch_model*.bin"], **hub)
+    except Exception as error:  # whatever goes wrong between here and the hub
         raise InputError(
-            f"{source!r} holds no checkpoint that transformers can read. Give a MusicGen folder "
-            f"(with config.json), a hub name such as 'facebook/musicgen-small', or {TOY!r}. "
-            f"It said: {error}"
+            f"{name!r} is no folder here, and could not be fetched from the hub. Check the name. "
+            f"Without network, download it elsewhere (`hf download {name} --exclude '*.bin' "
+            f"--local-dir FOLDER`) and give that folder; or say {TOY!r} for the checkpoint that "
+            f"ships. The hub said: {error}"
         ) from error
-    check_model_type(model_type, source)
+    return folder
 
 
-def check_model_type(model_type: str, source: str) -> None:
-    """Raise unless it is a MusicGen whose decoder cross-attends to the text."""
-    if model_type == "musicgen":
-        return
-    if model_type == "musicgen_melody":
+# -- what it holds --------------------------------------------------------------------------------
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if (folder / "adapter_config.json").is_file():
         raise InputError(
-            f"{source!r} is a melody MusicGen, whose text is a prefix rather than cross-attended: "
-            f"not supported yet. Use a small, medium or large checkpoint."
+            f"{folder} holds an adapter, whose base model would come from elsewhere. Merge it "
+            f"(peft's merge_and_unload()), save the model with save_pretrained(), and give that."
         )
-    raise InputError(
-        f"{source!r} is a {model_type!r} model, not MusicGen. audio_lens wraps "
-        f"MusicgenForConditionalGeneration checkpoints such as 'facebook/musicgen-small'."
-    )
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder} holds no checkpoint: it has no config.json. Give a MusicGen folder, a hub "
+            f"name such as 'facebook/musicgen-small', or {TOY!r}."
+        )
+    return _read_json(folder / "config.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}. Download it again.") from error
+    if not isinstance(read, dict):
+        raise InputError(f"{path} holds a {type(read).__name__}, expected a JSON object.")
+    return read
+
+
+def _weight_files(folder: Path, named: str | None, allow_pickle: bool) -> list[Path]:
+    """The files that transformers will read, in the order in which it looks for them."""
+    wanted = (named,) if named else (*_SAFE, *_PICKLED)
+    first = next((folder / name for name in wanted if (folder / name).is_file()), None)
+    if first is None:
+        raise InputError(
+            f"{folder} has a config.json but no weights: expected {wanted[0]} (or its shards "
+            f"and {wanted[0]}{_INDEX}). Download them too."
+        )
+    weights = _shards(first) if first.name.endswith(_INDEX) else [first]
+    pickled = [path for path in weights if path.suffix != ".safetensors"]
+    if pickled and not allow_pickle:
+        raise InputError(
+            f"{pickled[0]} holds pickled weights, and unpickling a file can run code that is "
+            f"hidden in it. If you trust its source, pass allow_pickle=True, once: "
+            f"lens.hf_model.save_pretrained(FOLDER) then writes safetensors. Or take a revision "
+            f"that has a model.safetensors."
+        )
+    return weights
+
+
+def _shards(index: Path) -> list[Path]:
+    placed = _read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise InputError(f"{index} has no weight_map, which says where tensors are.")
+    shards = [index.parent / str(shard) for shard in sorted(set(placed.values()))]
+    for shard in shards:
+        if not shard.is_file():
+            lost = sorted(name for name, file in placed.items() if file == shard.name)
+            raise InputError(
+                f"{shard} is missing: {index.name} places {len(lost)} tensors there "
+                f"({_some(lost)}). Download it too."
+            )
+    return shards
+
+
+def _tensors_in(path: Path) -> Iterable[str]:
+    """Names of the tensors in a file; raises where it is not whole."""
+    return _safe_header(path) if path.suffix == ".safetensors" else _pickle_header(path)
+
+
+def _safe_header(path: Path) -> Iterable[str]:
+    """Tensors of a safetensors file: 8 bytes of length, a JSON header of that length with each
+    tensor's place in the bytes that follow, and those bytes.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start == b"version ":
+            raise InputError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull`.")
+        begin = 8 + int.from_bytes(start, "little")
+        if size < max(begin, 9):
+            raise InputError(
+                f"{path} is cut short, or no safetensors file: its {size} bytes end within its "
+                f"header. Download it again."
+            )
+        raw = file.read(begin - 8)
+    try:
+        header = json.loads(raw)
+        header.pop("__metadata__", None)
+        ends = {name: begin + int(tensor["data_offsets"][1]) for name, tensor in header.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"{path} is damaged, or no safetensors file: its header cannot be read. Download it "
+            f"again. It said: {error}"
+        ) from error
+    _check_size(path, size, max(ends.values(), default=begin), ends)
+    return ends
+
+
+def _check_size(path: Path, size: int, whole: int, ends: Mapping[str, int]) -> None:
+    if size < whole:
+        lost = sorted((name for name in ends if ends[name] > size), key=ends.__getitem__)
+        raise InputError(
+            f"{path} is cut short: it has {size} bytes of {whole}, so {lost[0]!r} and the "
+            f"{len(lost) - 1} tensors behind it are not all there. Download it again."
+        )
+    if size > whole:
+        raise InputError(
+            f"{path} is damaged: it has {size} bytes, but its header speaks of {whole}. Download "
+            f"it again."
+        )
+
+
+def _pickle_header(path: Path) -> Iterable[str]:
+    try:
+        return torch.load(
+            path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path)
+        ).keys()
+    except Exception as error:  # torch raises many; its advice is to load it without this guard
+        raise InputError(
+            f"{path} cannot be read as pickled weights ({type(error).__name__}): it is damaged, or "
+            f"holds something else than weights."
+        ) from error
+
+
+# -- loading --------------------------------------------------------------------------------------
+
+
+def _load_model(folder: Path, model_type: str, found: set[str], options: dict[str, Any]) -> Any:
+    import transformers
+
+    model_class = getattr(transformers, _CLASSES[model_type])
+    if "config" not in options:
+        _check_config(model_class.config_class, folder)
+    # Its report speaks of weights that were initialised anew; here that is an error of its own.
+    with without_padding_notice(), _without("transformers.modeling_utils", "LOAD REPORT"):
+        model, info = model_class.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # so that they are told below, with both shapes
+            output_loading_info=True,
+            **options,
+        )
+    _check_complete(model, folder, info, found)
+    check_in_memory(model)
+    return model
+
+
+def _check_config(config_class: Any, folder: Path) -> None:
+    try:
+        with without_padding_notice():
+            config_class.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers checks a config's values in many ways
+        raise InputError(
+            f"{folder / 'config.json'} describes no model that transformers can build: {error}"
+        ) from error
+
+
+def _check_complete(
+    model: nn.Module, folder: Path, info: Mapping[str, Any], found: set[str]
+) -> None:
+    """Raise unless every weight came from the checkpoint, and all of the checkpoint was used."""
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    missing = [f"{name} {expected.get(name, '')}" for name in sorted(info["missing_keys"])]
+    misfits = [
+        f"{name} is {list(was)}, expected {list(wanted)}"
+        for name, was, wanted in sorted(info["mismatched_keys"])
+    ]
+    extra = [name for name in sorted(found) if _unknown(name, expected)]
+    for what, names in (
+        ("lacks tensors that its config.json asks for", missing),
+        ("has tensors of another shape than its config.json says", misfits),
+        ("has tensors for which its config.json leaves no place", extra),
+    ):
+        if names:
+            raise InputError(
+                f"{folder} {what}: {_some(names)}. Either weights or config.json are not this "
+                f"checkpoint's own: take both from one source."
+            )
+
+
+def _unknown(name: str, expected: Mapping[str, Any]) -> bool:
+    for old, new in _RENAMED.items():
+        if name.endswith(old):
+            name = name.removesuffix(old) + new
+    return name not in expected and not _EXTRA.fullmatch(name)
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _load_processor(folder: Path) -> Any:
+    """The processor; or the tokenizer, where the rest is not there or cannot be built; or None.
+
+    transformers' processor for melodies needs torchaudio, which not every torch has; it would
+    compute the melody's chroma, which this package does itself.
+    """
+    from transformers import AutoProcessor, AutoTokenizer
+
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "spiece.model")):
+        # transformers would make up an empty tokenizer that reads every word as unknown.
+        if (folder / "tokenizer_config.json").is_file():
+            raise InputError(
+                f"{folder} has a tokenizer_config.json, but neither tokenizer.json nor "
+                f"spiece.model, which hold the vocabulary. Download them too."
+            )
+        return None
+    where = {"local_files_only": True, "trust_remote_code": False}
+    described = ("processor_config.json", "preprocessor_config.json")
+    try:
+        if any((folder / file).is_file() for file in described):
+            try:
+                return AutoProcessor.from_pretrained(folder, **where)
+            except ImportError:
+                pass
+        return AutoTokenizer.from_pretrained(folder, **where)
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise InputError(
+            f"the tokenizer of {folder} cannot be read: {error}. Download its files again, or "
+            f"remove them all, for a lens that takes prompts=None alone."
+        ) from error

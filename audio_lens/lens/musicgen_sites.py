@@ -1,4 +1,8 @@
-"""The site table of cross-attending MusicGen: names, locations, axes, order of execution."""
+"""The site tables of MusicGen: names, locations, axes, order of execution.
+
+Two families share them. In one the blocks cross-attend to the text; in the other, melody, the
+conditions are a prefix of the decoder's own sequence, and the blocks have no cross-attention.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +18,9 @@ from audio_lens.lens.sites import Site, SiteTable
 
 DECODER = "model.decoder.model.decoder"
 TEXT_PROJECTION = "text.projection"
-"""Virtual location: the projected, masked text states, as cross-attention reads them."""
+"""Virtual location: the projected, masked text states, as the decoder is given them."""
+MELODY_PROJECTION = "melody.projection"
+"""Virtual location: the projected chroma of a melody, as the decoder is given it."""
 
 COND = ("cond",)
 STREAM = ("batch", "pos", "d_model")
@@ -27,11 +33,17 @@ def attention_location(kind: str, layer: int, point: str) -> str:
     return f"attention.{kind}.{layer}.{point}"
 
 
+def has_prefix(model: HFModule) -> bool:
+    """Whether a MusicGen reads its conditions as a prefix, as the melody checkpoints do."""
+    return model.config.model_type == "musicgen_melody"
+
+
 def musicgen_sites(model: HFModule) -> SiteTable:
-    """The sites of a `MusicgenForConditionalGeneration`, in order of execution."""
+    """The sites of a MusicGen of either family, in order of execution."""
     _assert_residual_aliasing(model)
-    decoder = model.decoder.model.decoder
-    sites = [*_text(), *_embedding(len(decoder.embed_tokens))]
+    decoder, prefix = model.decoder.model.decoder, has_prefix(model)
+    sites = [*_text(prefix=prefix), *(_melody() if prefix else [])]
+    sites += _embedding(len(decoder.embed_tokens), "model.decoder.input" if prefix else "")
     for layer, block in enumerate(decoder.layers):
         sites += _block(layer, block)
     sites += _norm("ln_final", f"{DECODER}.layer_norm", decoder.layer_norm, "the final LayerNorm")
@@ -47,7 +59,7 @@ def musicgen_sites(model: HFModule) -> SiteTable:
     return SiteTable(sites)
 
 
-def _text() -> Iterator[Site]:
+def _text(*, prefix: bool) -> Iterator[Site]:
     yield Site(
         "text.hook_out",
         "model.text_encoder.output",
@@ -57,39 +69,55 @@ def _text() -> Iterator[Site]:
         steps="first",
         branches=COND,
     )
+    # A prefix holds the unconditional half's zeros too, and can be written there.
+    halves: dict[str, Any] = {} if prefix else {"branches": COND}
+    reader = "it enters the prefix" if prefix else "cross-attention reads it"
     yield Site(
         "text.hook_proj",
         TEXT_PROJECTION,
         Port(),
         ("batch", "token", "d_model"),
-        "the text as cross-attention reads it: projected, padding zeroed",
+        f"the text as {reader}: projected, padding zeroed",
         steps="first",
-        branches=COND,
+        **halves,
     )
 
 
-def _embedding(n_codebooks: int) -> Iterator[Site]:
+def _melody() -> Iterator[Site]:
+    yield Site(
+        "melody.hook_proj",
+        MELODY_PROJECTION,
+        Port(),
+        ("batch", "chroma", "d_model"),
+        "the melody's chroma as it enters the prefix: projected",
+        steps="first",
+    )
+
+
+def _embedding(n_codebooks: int, prefix: str) -> Iterator[Site]:
     first = f"{DECODER}.layers.0.input"
     codebooks = tuple(f"{DECODER}.embed_tokens.{k}.output" for k in range(n_codebooks))
     positions = f"{DECODER}.embed_positions.output"
     yield Site(
         "embed.hook_codebook",
         first,
-        ports.Codebooks(codebooks, positions),
-        ("batch", "codebook", "pos", "d_model"),
+        ports.Codebooks(codebooks, positions, prefix),
+        ("batch", "codebook", "audio_pos" if prefix else "pos", "d_model"),
         "each codebook's embedding, before they are summed",
     )
     yield Site(
         "hook_embed",
         first,
-        ports.Embedding(codebooks, positions),
+        ports.Embedding(codebooks, positions, prefix),
         STREAM,
-        "the sum of the codebooks' embeddings",
+        "the prefix, and the sum of the codebooks' embeddings"
+        if prefix
+        else "the sum of the codebooks' embeddings",
     )
     yield Site(
         "hook_pos_embed",
         first,
-        ports.Positions(codebooks, positions),
+        ports.Positions(codebooks, positions, prefix),
         STREAM,
         "the positional embedding",
     )
@@ -118,6 +146,7 @@ def _norm(
 
 def _block(layer: int, block: HFModule) -> Iterator[Site]:
     name, path = f"blocks.{layer}", f"{DECODER}.layers.{layer}"
+    cross = hasattr(block, "encoder_attn")
     yield Site(
         f"{name}.hook_resid_pre",
         f"{path}.input",
@@ -134,26 +163,13 @@ def _block(layer: int, block: HFModule) -> Iterator[Site]:
     yield from _attention(name, path, layer, block.self_attn, kind="self")
     yield Site(
         f"{name}.hook_resid_mid",
-        f"{path}.encoder_attn_layer_norm.input",
+        f"{path}.{'encoder_attn' if cross else 'final'}_layer_norm.input",
         ports.Residual(),
         STREAM,
         "the residual stream after self-attention",
     )
-    yield from _norm(
-        f"{name}.ln_cross",
-        f"{path}.encoder_attn_layer_norm",
-        block.encoder_attn_layer_norm,
-        "the LayerNorm before cross-attention",
-        branches=COND,  # it feeds cross-attention's queries alone
-    )
-    yield from _attention(name, path, layer, block.encoder_attn, kind="cross")
-    yield Site(
-        f"{name}.hook_resid_mid2",
-        f"{path}.final_layer_norm.input",
-        ports.Residual(),
-        STREAM,
-        "the residual stream after cross-attention",
-    )
+    if cross:
+        yield from _cross_attention(name, path, layer, block)
     yield from _norm(
         f"{name}.ln2",
         f"{path}.final_layer_norm",
@@ -180,9 +196,27 @@ def _block(layer: int, block: HFModule) -> Iterator[Site]:
     yield Site(
         f"{name}.hook_resid_post",
         f"{path}.output",
-        Port(),
+        Port() if cross else ports.First(),
         STREAM,
         "the residual stream leaving the block",
+    )
+
+
+def _cross_attention(name: str, path: str, layer: int, block: HFModule) -> Iterator[Site]:
+    yield from _norm(
+        f"{name}.ln_cross",
+        f"{path}.encoder_attn_layer_norm",
+        block.encoder_attn_layer_norm,
+        "the LayerNorm before cross-attention",
+        branches=COND,  # it feeds cross-attention's queries alone
+    )
+    yield from _attention(name, path, layer, block.encoder_attn, kind="cross")
+    yield Site(
+        f"{name}.hook_resid_mid2",
+        f"{path}.final_layer_norm.input",
+        ports.Residual(),
+        STREAM,
+        "the residual stream after cross-attention",
     )
 
 
@@ -256,10 +290,11 @@ def _assert_residual_aliasing(model: HFModule) -> None:
         block.fc2.register_forward_hook(lambda module, args, out: outputs.append(out)),
     ]
     try:
-        out = block(x.clone(), None, x)
+        out = block(x.clone(), None) if has_prefix(model) else block(x.clone(), None, x)
     finally:
         for handle in handles:
             handle.remove()
+    out = out[0] if isinstance(out, tuple) else out
     if not torch.equal(out, outputs[0]):
         raise AudioLensError(
             "this transformers version no longer hands the residual stream itself to the "

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 Captured = dict[str, Any]
 """Values the engine remembered at other locations of the same step."""
 
+_PREFIX = "encoder_hidden_states"
+"""The decoder's argument that holds a melody model's prefix."""
+
 
 class Port:
     """The tensor is the raw value itself."""
@@ -30,6 +33,16 @@ class Port:
     def put(self, raw: Any, new: Tensor, captured: Captured) -> Any:
         """The raw value that carries `new`."""
         return new
+
+
+class First(Port):
+    """The first of a module's outputs."""
+
+    def get(self, raw: Any, captured: Captured) -> Tensor:
+        return raw[0]
+
+    def put(self, raw: Any, new: Tensor, captured: Captured) -> Any:
+        return (new, *raw[1:])
 
 
 class Heads(Port):
@@ -116,46 +129,66 @@ class Result(Port):
         return raw + (new - self.get(raw, captured)).sum(-2)
 
 
-class Codebooks(Argument):
-    """The codebooks' embeddings before they are summed; the sum is made anew when written."""
+class Embedded(Argument):
+    """What block 0 reads: the codebooks' embeddings, summed, behind a prefix if the model has
+    one, plus positions.
+    """
 
     aliased = False
 
-    def __init__(self, codebooks: tuple[str, ...], positions: str) -> None:
+    def __init__(self, codebooks: tuple[str, ...], positions: str, prefix: str = "") -> None:
         self.codebooks = codebooks
         self.positions = positions
-        self.needs = (*codebooks, positions)
+        self.prefix = prefix
+        self.needs = (*codebooks, positions, *([prefix] if prefix else []))
+
+    def before(self, captured: Captured) -> Tensor | None:
+        """The prefix in front of this call's codes, if any."""
+        return captured[self.prefix][1].get(_PREFIX) if self.prefix else None
+
+    def embedding(self, captured: Captured) -> Tensor:
+        """Prefix and summed embeddings, before positions are added."""
+        audio = sum(captured[location] for location in self.codebooks)
+        before = self.before(captured)
+        return audio if before is None else torch.cat([before, audio], dim=1)
+
+
+class Codebooks(Embedded):
+    """The codebooks' embeddings before they are summed; the sum is made anew when written."""
 
     def get(self, raw: Any, captured: Captured) -> Tensor:
         return torch.stack([captured[location] for location in self.codebooks], dim=1)
 
     def put(self, raw: Any, new: Tensor, captured: Captured) -> Any:
         captured.update(zip(self.codebooks, new.unbind(1), strict=True))
-        return super().put(raw, sum(new.unbind(1)) + captured[self.positions], captured)
+        return super().put(raw, self.embedding(captured) + captured[self.positions], captured)
 
 
-class Embedding(Codebooks):
+class Embedding(Embedded):
     """The sum of the codebooks' embeddings, before positions are added."""
 
     def get(self, raw: Any, captured: Captured) -> Tensor:
-        return sum(captured[location] for location in self.codebooks)
+        return self.embedding(captured)
 
     def put(self, raw: Any, new: Tensor, captured: Captured) -> Any:
-        captured.update({location: torch.zeros_like(new) for location in self.codebooks[1:]})
-        captured[self.codebooks[0]] = new
-        return Argument.put(self, raw, new + captured[self.positions], captured)
+        audio = new
+        if (before := self.before(captured)) is not None:
+            captured[self.prefix] = ((), {_PREFIX: new[:, : before.shape[1]]})
+            audio = new[:, before.shape[1] :]
+        captured.update({location: torch.zeros_like(audio) for location in self.codebooks[1:]})
+        captured[self.codebooks[0]] = audio
+        return super().put(raw, new + captured[self.positions], captured)
 
 
-class Positions(Codebooks):
+class Positions(Embedded):
     """The positional embedding, one copy per row so that rows can be written apart."""
 
     def get(self, raw: Any, captured: Captured) -> Tensor:
-        x = Argument.get(self, raw, captured)
+        x = super().get(raw, captured)
         return captured[self.positions].expand_as(x).clone()
 
     def put(self, raw: Any, new: Tensor, captured: Captured) -> Any:
-        embedding = sum(captured[location] for location in self.codebooks)
-        return Argument.put(self, raw, embedding + new, captured)
+        return super().put(raw, self.embedding(captured) + new, captured)
 
 
 class Logits(Port):

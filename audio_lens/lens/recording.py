@@ -1,5 +1,7 @@
 """Recording: hooks that keep what passes, made into a cache when the run is over."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -8,6 +10,7 @@ from torch.nn.functional import pad
 
 from audio_lens.errors import SiteError
 from audio_lens.lens.engine import Registration
+from audio_lens.lens.layout import Layout
 from audio_lens.lens.run import Hook
 from audio_lens.lens.sites import Site
 
@@ -27,6 +30,7 @@ class Recording:
         self._sites = sites
         self._device = device
         self._steps: dict[tuple[str, Site, str], dict[Rows, list[Tensor]]] = {}
+        self._layouts: dict[Rows, Layout] = {}
 
     def registrations(self, *, gradients: bool = False) -> list[Registration]:
         """What to have in place while the run lasts."""
@@ -42,6 +46,8 @@ class Recording:
         kept = tensor.detach().to(device, copy=True)
         groups = self._steps.setdefault((hook.branch, hook.site, suffix), {})
         groups.setdefault(hook.rows, []).append(kept)
+        if hook.layout.n_prefix or hook.rows not in self._layouts:
+            self._layouts[hook.rows] = hook.layout
 
     def _keep_gradient(self, gradient: Tensor, *, hook: Hook) -> None:
         self._keep(gradient, hook=hook, suffix="_grad")
@@ -54,8 +60,19 @@ class Recording:
         ordered = sorted(self._steps.items(), key=lambda item: (item[0][2], item[0][1].rank))
         for (branch, site, suffix), groups in ordered:
             joined = {rows: along_positions(steps, site) for rows, steps in groups.items()}
-            branches.setdefault(branch, {})[site.name + suffix] = along_rows(joined, site)
-        return ActivationCache(branches, lens)
+            joined_rows = along_rows(joined, site.axes, fill=_masked(site))
+            branches.setdefault(branch, {})[site.name + suffix] = joined_rows
+        return ActivationCache(branches, lens, layouts=self._rows_layouts())
+
+    def _rows_layouts(self) -> tuple[Layout, ...]:
+        """Where prefix and music lie, for each row in the caller's order."""
+        longest = max((layout.n_prefix for layout in self._layouts.values()), default=0)
+        by_row = {
+            row: replace(layout, pad=longest - layout.n_prefix)
+            for rows, layout in self._layouts.items()
+            for row in rows
+        }
+        return tuple(by_row[row] for row in sorted(by_row))
 
 
 def along_positions(steps: list[Tensor], site: Site) -> Tensor:
@@ -67,23 +84,43 @@ def along_positions(steps: list[Tensor], site: Site) -> Tensor:
     if len(steps) == 1:
         return steps[0]
     if "key" in site.axes:
-        steps = _widen(steps, site)
-    return torch.cat(steps, dim=site.axes.index("query" if "query" in site.axes else "pos"))
+        steps = _widened(steps, site.axes.index("key"), fill=_masked(site))
+    times = [axis for axis in site.axes if axis in _TIMES]
+    return torch.cat(steps, dim=site.axes.index(times[0]))
 
 
-def along_rows(groups: dict[Rows, Tensor], site: Site) -> Tensor:
-    """One tensor from the groups of rows that ran apart, in the caller's order."""
+def along_rows(groups: Mapping[Rows, Tensor], axes: tuple[str, ...], fill: float = 0.0) -> Tensor:
+    """One tensor from the groups of rows that ran apart, in the caller's order.
+
+    Text is padded behind with `fill`. Positions are padded in front with NaN: prefixes differ in
+    length, and so the music and the end of the text line up, and nothing made up goes unseen.
+    """
     if len(groups) == 1:
         return next(iter(groups.values()))
     tensors = list(groups.values())
-    if site.axes[-1] == "token":
-        tensors = _widen(tensors, site)
+    for dim, axis in enumerate(axes):
+        if axis == "token":
+            tensors = _widened(tensors, dim, fill=fill)
+        elif axis in (*_TIMES, "key"):
+            tensors = _widened(tensors, dim, fill=float("nan"), front=True)
     order = torch.tensor([row for rows in groups for row in rows]).argsort()
-    return torch.cat(tensors)[order]
+    return torch.cat(tensors)[order.to(tensors[0].device)]
 
 
-def _widen(tensors: list[Tensor], site: Site) -> list[Tensor]:
-    """Scores or patterns made equally wide, with what a masked key holds."""
-    fill = 0.0 if site.name.endswith("pattern") else float("-inf")
-    width = max(tensor.shape[-1] for tensor in tensors)
-    return [pad(tensor, (0, width - tensor.shape[-1]), value=fill) for tensor in tensors]
+_TIMES = ("pos", "audio_pos", "query")
+
+
+def _masked(site: Site) -> float:
+    """What a key that may not be attended to holds."""
+    return {"hook_attn_scores": float("-inf")}.get(site.name.rpartition(".")[2], 0.0)
+
+
+def _widened(tensors: list[Tensor], dim: int, *, fill: float, front: bool = False) -> list[Tensor]:
+    """Tensors made equally long along an axis."""
+    length = max(tensor.shape[dim] for tensor in tensors)
+    behind = [0, 0] * (tensors[0].ndim - dim - 1)
+    missing = [length - tensor.shape[dim] for tensor in tensors]
+    return [
+        pad(tensor, (*behind, *((n, 0) if front else (0, n))), value=fill) if n else tensor
+        for tensor, n in zip(tensors, missing, strict=True)
+    ]

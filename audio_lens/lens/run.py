@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from audio_lens.errors import SiteError
+from audio_lens.lens.layout import NO_PREFIX, Layout
 from audio_lens.lens.sites import Site
 
 Branch = Literal["cond", "uncond", "both"]
@@ -28,15 +29,22 @@ class Run:
     """Rows the caller asked for in all, of which `rows` are run together now."""
     has_text: bool
     """Whether any row of the caller's has a prompt."""
+    layout: Layout = NO_PREFIX
+    """Of the first decoder call; known once the prompts are encoded."""
     start: int = 0
+    """The first position of this call; negative in a prefix, 0 where the music begins."""
     length: int = 0
     step: int = 0
     captured: dict[str, Any] = field(default_factory=dict)
     contexts: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
 
-    def advance(self, *, start: int, length: int, step: int) -> None:
-        """Move on to the next decoder call."""
-        self.start, self.length, self.step = start, length, step
+    def advance(self, *, start: int, stop: int, step: int) -> None:
+        """Move on to the next decoder call: over positions `start` to `stop` of the music.
+
+        The first call also runs over the prefix, if there is one.
+        """
+        self.start = start if step else start - self.layout.n_prefix
+        self.length, self.step = stop - self.start, step
 
     def select(self, branch: str, site: Site) -> tuple[str, ...]:
         """The branches of this run that are meant by `branch` at a site, cond first."""
@@ -93,12 +101,22 @@ class Hook:
 
     @property
     def positions(self) -> range:
-        """Absolute positions on this tensor's `pos` (or `query`) axis."""
-        return range(self._run.start, self._run.start + self._run.length)
+        """Positions on this tensor's `pos` (or `query`) axis, counted from where music begins.
+
+        A melody model's prefix has negative ones: -1 is the end of the text.
+        """
+        start = max(self._run.start, 0) if "audio_pos" in self.site.axes else self._run.start
+        return range(start, self._run.start + self._run.length)
+
+    @property
+    def layout(self) -> Layout:
+        """Where prefix and music lie on this tensor's `pos` axis."""
+        has_prefix = self._run.start < 0 and "audio_pos" not in self.site.axes
+        return self._run.layout if has_prefix else NO_PREFIX
 
     @property
     def seconds(self) -> list[float]:
-        """The time of each of `positions`."""
+        """The time of each of `positions`; negative in a prefix."""
         return [position / self._run.frame_rate for position in self.positions]
 
     @property

@@ -103,6 +103,11 @@ class SiteTable:
             raise self._unknown(name)
         return self._by_name[name]
 
+    @property
+    def shorthands(self) -> tuple[str, ...]:
+        """Every family's shorthand, in order of execution."""
+        return tuple(self._families)
+
     def match(self, pattern: str) -> list[Site]:
         """Sites whose full name matches a glob such as `"blocks.*.attn.hook_z"`."""
         return [site for site in self if fnmatch.fnmatchcase(site.name, pattern)]

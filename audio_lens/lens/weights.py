@@ -6,6 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from audio_lens.errors import SiteError
 from audio_lens.lens.config import HFModule
 
 PerLayer = tuple[Tensor, ...]
@@ -18,6 +19,14 @@ class Weights:
     """
 
     _module: HFModule
+
+    def _cross(self, view: Callable[[HFModule], Tensor]) -> PerLayer:
+        if not hasattr(self._module.decoder.model.decoder.layers[0], "encoder_attn"):
+            raise SiteError(
+                "a melody model has no cross-attention: its text is a prefix, read by "
+                "self-attention. Use W_Q, W_K, W_V and W_O."
+            )
+        return self._per_layer(lambda block: view(block.encoder_attn))
 
     def _per_layer(self, view: Callable[[HFModule], Tensor]) -> PerLayer:
         return tuple(view(block) for block in self._module.decoder.model.decoder.layers)
@@ -45,28 +54,22 @@ class Weights:
     @property
     def cross_W_Q(self) -> PerLayer:
         """Queries of cross-attention, `[head d_model d_head]` per layer."""
-        return self._per_layer(
-            lambda block: _into_heads(block.encoder_attn.q_proj, block.encoder_attn)
-        )
+        return self._cross(lambda attention: _into_heads(attention.q_proj, attention))
 
     @property
     def cross_W_K(self) -> PerLayer:
         """Keys of cross-attention, `[head d_model d_head]` per layer."""
-        return self._per_layer(
-            lambda block: _into_heads(block.encoder_attn.k_proj, block.encoder_attn)
-        )
+        return self._cross(lambda attention: _into_heads(attention.k_proj, attention))
 
     @property
     def cross_W_V(self) -> PerLayer:
         """Values of cross-attention, `[head d_model d_head]` per layer."""
-        return self._per_layer(
-            lambda block: _into_heads(block.encoder_attn.v_proj, block.encoder_attn)
-        )
+        return self._cross(lambda attention: _into_heads(attention.v_proj, attention))
 
     @property
     def cross_W_O(self) -> PerLayer:
         """Output of cross-attention, `[head d_head d_model]` per layer."""
-        return self._per_layer(lambda block: _out_of_heads(block.encoder_attn))
+        return self._cross(_out_of_heads)
 
     @property
     def W_in(self) -> PerLayer:

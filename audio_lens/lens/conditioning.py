@@ -1,0 +1,220 @@
+"""Prompts to what the decoder is told besides codes: cross-attended text, or a prefix."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from audio_lens.audio.melody import N_CHROMA
+from audio_lens.errors import InputError
+from audio_lens.lens.config import HFModule
+from audio_lens.lens.engine import Engine
+from audio_lens.lens.layout import Layout
+from audio_lens.lens.musicgen_sites import MELODY_PROJECTION, TEXT_PROJECTION, has_prefix
+from audio_lens.lens.rows import as_prompts
+from audio_lens.lens.run import Run
+
+TEXT_BUCKET = 64
+"""Text tokens to which `row_group` pads, so that a row's arithmetic never depends on others."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """The conditions of a run, for all branches."""
+
+    states: Float[Tensor, "rows token d_model"]
+    mask: Int[Tensor, "rows token"] | None
+    """Which states cross-attention may see; None where the states are a prefix."""
+
+    def arguments(self, step: int) -> dict[str, Tensor]:
+        """What the decoder is given at a step: a prefix is read once and then cached."""
+        if self.mask is None:
+            return {} if step else {"encoder_hidden_states": self.states}
+        return {"encoder_hidden_states": self.states, "encoder_attention_mask": self.mask}
+
+
+def conditioner(model: HFModule, tokenizer: Any, engine: Engine) -> "Conditioner":
+    """The way in which a model takes its prompts."""
+    return (Prefix if has_prefix(model) else CrossAttended)(model, tokenizer, engine)
+
+
+class Conditioner:
+    """Prompts to conditions, by the model's own tokenizer and text encoder."""
+
+    def __init__(self, model: HFModule, tokenizer: Any, engine: Engine) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._engine = engine
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether prompts can be read."""
+        return self._tokenizer is not None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer; raises where the lens was built without a processor."""
+        if self._tokenizer is None:
+            raise InputError(
+                "this lens has no tokenizer, so it can only run unconditionally (prompts=None). "
+                "Give `AudioLens.from_model(model, processor)` the checkpoint's processor."
+            )
+        return self._tokenizer
+
+    def tokens(self, prompt: str) -> list[str]:
+        """The text tokens of a prompt."""
+        if as_prompts(prompt) == (None,):
+            raise InputError("None has no text tokens: give a prompt.")
+        return self.tokenizer.convert_ids_to_tokens(self.tokenizer(prompt).input_ids)
+
+    def lengths(self, prompts: Sequence[str | None], *, fixed: bool) -> list[int | None]:
+        """The text tokens each row is padded to; rows of different lengths run apart.
+
+        None pads to the longest of the batch. `fixed` asks for lengths that depend on the row
+        alone.
+        """
+        raise NotImplementedError
+
+    def n_prefix(self, prompts: Sequence[str | None]) -> int:
+        """Positions in front of the music, for prompts that have equally many."""
+        return 0
+
+    def encode(
+        self, prompts: Sequence[str | None], run: Run, *, length: int | None = None
+    ) -> Conditioning:
+        """Conditions of all branches.
+
+        Args:
+            prompts: One per padded row.
+            run: The run under way, for hooks; it is told its layout.
+            length: Pad to so many text tokens, rather than to the longest prompt.
+        """
+        raise NotImplementedError
+
+    def _length(self, prompt: str | None) -> int:
+        return 1 if prompt is None else len(self.tokenizer(prompt).input_ids)
+
+    def _text(
+        self, prompts: Sequence[str | None], run: Run, length: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Projected text states and their mask; zero in the unconditional half."""
+        hidden, mask = self._hidden(prompts, length)
+        n_branches = len(run.branches)
+        hidden = torch.cat([hidden, *[torch.zeros_like(hidden)] * (n_branches - 1)])
+        mask = torch.cat([mask, *[torch.zeros_like(mask)] * (n_branches - 1)])
+        if hasattr(self._model, "enc_to_dec_proj"):
+            hidden = self._model.enc_to_dec_proj(hidden)
+        return self._offered(TEXT_PROJECTION, hidden * mask[..., None]), mask
+
+    def _hidden(self, prompts: Sequence[str | None], length: int | None) -> tuple[Tensor, Tensor]:
+        """The text encoder's output for the conditional half, zero where there is no prompt."""
+        device = next(self._model.decoder.parameters()).device
+        if all(prompt is None for prompt in prompts):
+            shape = (len(prompts), length or 1)
+            d_text, dtype = self._model.config.text_encoder.hidden_size, self._model.dtype
+            return (
+                torch.zeros(*shape, d_text, device=device, dtype=dtype),
+                torch.zeros(shape, device=device, dtype=torch.long),
+            )
+        inputs = self.tokenizer(
+            [prompt or "" for prompt in prompts],
+            return_tensors="pt",
+            padding=True if length is None else "max_length",
+            max_length=length,
+        )
+        ids, mask = inputs.input_ids.to(device), inputs.attention_mask.to(device)
+        hidden = self._model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        given = torch.tensor([prompt is not None for prompt in prompts], device=device)
+        if not given.all():
+            hidden, mask = hidden * given[:, None, None], mask * given[:, None]
+        return hidden, mask
+
+    def _offered(self, location: str, states: Tensor) -> Tensor:
+        return self._engine.offer(location, states)[0] if self._engine.wants(location) else states
+
+
+class CrossAttended(Conditioner):
+    """Text that every block cross-attends to; padding is masked."""
+
+    def lengths(self, prompts: Sequence[str | None], *, fixed: bool) -> list[int | None]:
+        if not fixed:
+            return [None] * len(prompts)
+        return [-(-self._length(prompt) // TEXT_BUCKET) * TEXT_BUCKET for prompt in prompts]
+
+    def encode(
+        self, prompts: Sequence[str | None], run: Run, *, length: int | None = None
+    ) -> Conditioning:
+        for place, prompt in enumerate(prompts):
+            if getattr(prompt, "chroma", None) is not None:
+                raise InputError(
+                    f"prompt {place} carries a melody, which this checkpoint does not take. Use a "
+                    f"melody checkpoint such as 'facebook/musicgen-melody', or text alone."
+                )
+        return Conditioning(*self._text(prompts, run, length))
+
+
+class Prefix(Conditioner):
+    """Chroma of a melody, then text tokens, in front of the music.
+
+    Transformers does not mask padding here, so padded rows would depend on their batch: rows of
+    different token counts are run apart.
+    """
+
+    def lengths(self, prompts: Sequence[str | None], *, fixed: bool) -> list[int | None]:
+        return list(map(self._length, prompts))
+
+    def n_prefix(self, prompts: Sequence[str | None]) -> int:
+        n_text = {self._length(prompt) for prompt in prompts}
+        if len(n_text) > 1:
+            raise InputError(
+                f"the prompts have {sorted(n_text)} text tokens, so their positions differ: bind "
+                f"prompts of one length."
+            )
+        return self._model.config.chroma_length + n_text.pop()
+
+    def encode(
+        self, prompts: Sequence[str | None], run: Run, *, length: int | None = None
+    ) -> Conditioning:
+        text, _ = self._text(prompts, run, length)
+        melody = self._melody(prompts, run)
+        run.layout = Layout(n_chroma=melody.shape[1], n_text=text.shape[1])
+        return Conditioning(torch.cat([melody, text], dim=1), None)
+
+    def _melody(self, prompts: Sequence[str | None], run: Run) -> Tensor:
+        """Projected chroma of all branches, repeated or cut to the model's length."""
+        model = self._model
+        device, n_frames = next(model.decoder.parameters()).device, model.config.chroma_length
+        chroma = self._chroma(prompts, n_frames).to(device, model.dtype)
+        null = torch.zeros_like(chroma)
+        null[..., 0] = 1
+        chroma = torch.cat([chroma, *[null] * (len(run.branches) - 1)])
+        if hasattr(model, "audio_enc_to_dec_proj"):
+            chroma = model.audio_enc_to_dec_proj(chroma)
+        return self._offered(MELODY_PROJECTION, _repeated(chroma, n_frames))
+
+    def _chroma(self, prompts: Sequence[str | None], n_frames: int) -> Tensor:
+        """Chroma of the conditional half; a row without a melody says C throughout."""
+        null = torch.zeros(1, N_CHROMA)
+        null[:, 0] = 1
+        given = [getattr(prompt, "chroma", None) for prompt in prompts]
+        chroma = [null if melody is None else melody for melody in given]
+        longest = max(map(len, chroma))
+        if longest > n_frames:
+            warnings.warn(
+                f"a melody has {longest} chroma frames and the model takes {n_frames}: what comes "
+                f"after them is left out.",
+                stacklevel=2,
+            )
+        if len({len(melody) for melody in chroma}) > 1:
+            chroma = [_repeated(melody[None], n_frames)[0] for melody in chroma]
+        return torch.stack(chroma)
+
+
+def _repeated(
+    frames: Float[Tensor, "rows frame d"], n_frames: int
+) -> Float[Tensor, "rows n_frames d"]:
+    return frames.repeat(1, -(-n_frames // frames.shape[1]), 1)[:, :n_frames]
