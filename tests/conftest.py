@@ -40,10 +40,28 @@ for _module in modules:
     _make_type_checking_imports_real(_module)
 
 
+FAMILIES = {
+    "mono": {},
+    "stereo": {"audio_channels": 2, "n_codebooks": 8},
+    "melody": {"melody": True},
+    "stereo-melody": {"melody": True, "audio_channels": 2, "n_codebooks": 8},
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of the lens run on every family, or on those that `families` marks them for."""
+    if "lens" not in metafunc.fixturenames:
+        return
+    marker = metafunc.definition.get_closest_marker("families")
+    of_the_lens = Path(metafunc.module.__file__).parent.name == "lens"
+    chosen = marker.args if marker else FAMILIES if of_the_lens else ["mono"]
+    metafunc.parametrize("lens", chosen, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def lens() -> AudioLens:
+def lens(request: pytest.FixtureRequest) -> AudioLens:
     """A small random model; tests leave it clean."""
-    return random_musicgen(n_layers=3, d_model=64, n_heads=4, seed=0)
+    return random_musicgen(n_layers=3, d_model=64, n_heads=4, seed=0, **FAMILIES[request.param])
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ class BoundLens:
 
     def _without_prefix(
         self, tokens: Int[Tensor, "batch codebook pos"]
-    ) -> Int[Tensor, "batch codebook pos"]:
+    ) -> Int[Tensor, "batch codebook audio_pos"]:
         if not (tokens[..., : self._n_prefix] == self.cfg.bos).all():
             raise InputError("tokens lack the prefix's columns: make them with to_tokens(codes).")
         return tokens[..., self._n_prefix :]

@@ -280,8 +280,8 @@ def _check_size(path: Path, size: int, whole: int, ends: Mapping[str, int]) -> N
     if size < whole:
         lost = sorted((name for name in ends if ends[name] > size), key=ends.__getitem__)
         raise InputError(
-            f"{path} is cut short: it has {size} bytes of {whole}, so {lost[0]!r} and the "
-            f"{len(lost) - 1} tensors behind it are not all there. Download it again."
+            f"{path} is cut short: it has {size} bytes of {whole}, so {lost[0]!r} is not all there "
+            f"(tensors lost: {len(lost)}). Download it again."
         )
     if size > whole:
         raise InputError(

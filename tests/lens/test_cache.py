@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from prefixes import n_prefix
 from transformer_lens import ActivationCache as TransformerLensCache
 from transformer_lens import patching
 from transformer_lens.model_protocol import TransformerLensModel
 
 from audio_lens.errors import SiteError
 
-PROMPTS = ["a slow piano melody", "fast drums"]
+PROMPTS = ["slow piano", "fast drums"]
+UNEVEN = ["a slow piano melody", "fast drums"]
+CROSS = pytest.mark.families("mono", "stereo")
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +33,21 @@ def test_ways_to_say_a_name(cached):
     expected = cache.cache_dict["blocks.2.hook_resid_post"]
     for key in ["blocks.2.hook_resid_post", ("resid_post", 2), ("resid_post", -1)]:
         assert cache[key] is expected
+    assert cache["logits"] is cache.cache_dict["hook_logits"]
+    assert cache["z", 1, "attn"] is cache.cache_dict["blocks.1.attn.hook_z"]
+
+
+@CROSS
+def test_ways_to_say_a_name_of_cross_attention(cached):
+    _, cache = cached
     cross = cache.cache_dict["blocks.1.cross_attn.hook_z"]
     for key in [("cross_attn.z", 1), ("z", 1, "cross_attn")]:
         assert cache[key] is cross
     # TransformerLens reads the digits behind a word as the layer; here they are part of it.
     assert cache["resid_mid2", 1] is cache.cache_dict["blocks.1.hook_resid_mid2"]
-    assert cache["logits"] is cache.cache_dict["hook_logits"]
 
 
-@pytest.mark.parametrize("key", ["nothing", ("z", 1), ("resid_post", 3), "resid_post"])
+@pytest.mark.parametrize("key", ["nothing", ("y", 1), ("resid_post", 3), "resid_post"])
 def test_names_that_are_none(cached, key):
     _, cache = cached
     assert key not in cache
@@ -57,14 +66,17 @@ def test_branches(cached, lens):
     _, cache = cached
     assert cache.branches == ("cond", "uncond")
     uncond = cache.branch("uncond")
+    assert "text.hook_out" not in set(uncond)
     assert "blocks.0.cross_attn.hook_k" not in set(uncond)
     assert not torch.equal(uncond["resid_post", 2], cache["resid_post", 2])
     null = lens.run_with_cache(None, lens.random_codes(frames=7, batch=2))[1]
-    assert torch.allclose(uncond["resid_post", 2], null["resid_post", 2], atol=1e-4)
+    if not lens.cfg.chroma_length:  # where the empty text has a length of its own
+        assert torch.allclose(uncond["resid_post", 2], null["resid_post", 2], atol=1e-4)
     with pytest.raises(SiteError, match="no 'uncond' half"):
         null.branch("uncond")
 
 
+@CROSS
 def test_null_rows_attend_to_nothing(lens):
     _, cache = lens.run_with_cache(None, lens.random_codes(frames=4), names_filter="cross_attn.*")
     assert cache["cross_attn.pattern", 0].count_nonzero() == 0
@@ -72,17 +84,23 @@ def test_null_rows_attend_to_nothing(lens):
     assert cache["cross_attn.z", 0].count_nonzero() == 0
 
 
-def test_patterns_sum_to_one_and_are_causal(cached):
+def test_patterns_sum_to_one_and_are_causal(cached, lens):
     _, cache = cached
     pattern = cache["attn.pattern", 1]
-    assert torch.allclose(pattern.sum(-1), torch.ones(2, 4, 10), atol=1e-5)
+    length = n_prefix(lens, PROMPTS[0]) + 10
+    assert torch.allclose(pattern.sum(-1), torch.ones(2, 4, length), atol=1e-5)
     assert pattern.triu(1).count_nonzero() == 0
+
+
+@CROSS
+def test_padded_text_is_not_attended_to(lens):
+    _, cache = lens.run_with_cache(UNEVEN, lens.random_codes(frames=7, batch=2))
     padded = cache["cross_attn.pattern", 1][1].sum((0, 1))
     assert padded[: len("fast drums") + 1].min() > 0
     assert padded[len("fast drums") + 1 :].count_nonzero() == 0
 
 
-def test_slices_keep_the_class_and_both_branches(cached):
+def test_slices_keep_the_class_and_both_branches(cached, lens):
     _, cache = cached
     second = cache.apply_slice_to_batch_dim([1])
     assert type(second) is type(cache)
@@ -91,20 +109,29 @@ def test_slices_keep_the_class_and_both_branches(cached):
         second.branch("uncond")["resid_post", 0], cache.branch("uncond")["resid_post", 0][1:]
     )
     alone = cache.apply_slice_to_batch_dim(1)
-    assert alone["resid_post", 0].shape == (10, 64)
+    assert alone["resid_post", 0].shape == (n_prefix(lens, PROMPTS[1]) + 10, 64)
+    assert alone.layout == second.layout == cache.layouts[1]
     assert torch.equal(second.remove_batch_dim()["attn.z", 1], alone["attn.z", 1])
     with pytest.raises(SiteError, match="slice one first"):
         cache.remove_batch_dim()
 
 
 @pytest.mark.parametrize("branch", ["cond", "uncond"])
-def test_decompositions_sum_to_the_stream(cached, branch):
+def test_decompositions_sum_to_the_stream(cached, lens, branch):
     cache = cached[1].branch(branch)
     stack, labels = cache.decompose_resid(return_labels=True)
-    assert labels[:5] == ["embed", "pos_embed", "0_attn_out", "0_cross_attn_out", "0_mlp_out"]
+    crossing = [] if lens.cfg.chroma_length else ["0_cross_attn_out"]
+    first = ["embed", "pos_embed", "0_attn_out", *crossing, "0_mlp_out"]
+    assert labels[: len(first)] == first
     assert torch.allclose(stack.sum(0), cache["resid_post", 2], atol=1e-5)
     at_mlp = cache.decompose_resid(layer=1, mlp_input=True)
-    assert torch.allclose(at_mlp.sum(0), cache["resid_mid2", 1], atol=1e-5)
+    before = "resid_mid" if lens.cfg.chroma_length else "resid_mid2"
+    assert torch.allclose(at_mlp.sum(0), cache[before, 1], atol=1e-5)
+
+
+@CROSS
+def test_decomposition_into_cross_attention(cached):
+    cache = cached[1]
     crossing = cache.decompose_resid(mode="cross_attn", incl_embeds=False)
     assert torch.equal(crossing, cache.stack_activation("cross_attn_out"))
 
@@ -147,6 +174,8 @@ def test_head_results(cached, lens):
     assert results.shape[0] == 12
     total = cache["attn.result", 1].sum(2)
     assert torch.allclose(total, cache["attn_out", 1], atol=1e-5)
+    if lens.cfg.chroma_length:
+        return
     by_weights = torch.einsum("bphd,hdm->bphm", cache["cross_attn.z", 1], lens.cross_W_O[1])
     assert torch.allclose(by_weights, cache["cross_attn.result", 1], atol=1e-5)
 
@@ -164,7 +193,7 @@ def test_stop_at_layer(lens):
 def test_gradients_beside_activations(lens):
     codes = lens.random_codes(frames=5)
     logits, cache = lens.run_with_cache(PROMPTS[0], codes, incl_bwd=True)
-    assert logits.shape == (1, 4, 5, 256)
+    assert logits.shape == (1, lens.cfg.n_codebooks, 5, 256)
     stream = cache["resid_post_grad", 2]
     assert stream.shape == cache["resid_post", 2].shape
     step = -0.01 * stream / stream.norm()
@@ -213,7 +242,8 @@ def test_transformer_lens_patches_a_bound_lens(lens):
     with torch.no_grad():
         grid = patching.get_act_patch_resid_pre(bound, tokens, clean, metric)
         mlp = patching.get_act_patch_mlp_out(bound, tokens, clean, metric)
-    assert grid.shape == mlp.shape == (3, 7)
+    before = n_prefix(lens, PROMPTS[0])
+    assert grid.shape == mlp.shape == (3, before + 7)
 
     def by_hand(layer, position):
         def patch(tensor, *, hook):
@@ -223,6 +253,6 @@ def test_transformer_lens_patches_a_bound_lens(lens):
         with torch.no_grad():
             return metric(lens.run_with_hooks(PROMPTS[0], codes, fwd_hooks=[(name, patch)]))
 
-    for layer, position in [(1, 0), (2, 3), (2, 6)]:
+    for layer, position in {(1, 0), (2, 3), (2, 6), (1, before + 2), (2, before + 6)}:
         assert torch.equal(grid[layer, position], by_hand(layer, position))
     assert grid[2].unique().numel() > 1

@@ -3,6 +3,7 @@
 import gc
 
 import torch
+from prefixes import n_prefix
 
 from audio_lens.testing import random_musicgen
 
@@ -21,14 +22,16 @@ def test_what_a_hook_is_told(lens):
         )
         assert hook.seconds == [p / 50 for p in hook.positions]
         assert tensor.shape == (2, len(hook.positions), 64)
+        assert tensor[:, hook.layout.audio].shape[1] == len([p for p in hook.positions if p >= 0])
 
     with lens.hooks([("blocks.1.hook_mlp_out", note)]):
-        lens.generate([PROMPT, "organ"], seconds=0.04, prefix=lens.random_codes(frames=1),
+        lens.generate([PROMPT, PROMPT[::-1]], seconds=0.04, prefix=lens.random_codes(frames=1),
                       progress=False)  # fmt: skip
     name = "blocks.1.hook_mlp_out"
+    first = -n_prefix(lens, PROMPT)
     assert seen[:4] == [
-        (name, 1, "cond", 0, range(0, 2), 1),
-        (name, 1, "uncond", 0, range(0, 2), 2),
+        (name, 1, "cond", 0, range(first, 2), 1),
+        (name, 1, "uncond", 0, range(first, 2), 2),
         (name, 1, "cond", 1, range(2, 3), 3),
         (name, 1, "uncond", 1, range(2, 3), 4),
     ]

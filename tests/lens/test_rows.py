@@ -91,7 +91,8 @@ def test_a_list_of_seeds_repeats_a_single_prompt(lens):
 
 def test_cache_of_grouped_rows_is_in_order(lens):
     settings = {"seed": SEEDS, "seconds": 0.2, "progress": False}
-    names = ["resid_post", "cross_attn.pattern", "attn.attn_scores"]
+    names = ["resid_post", "attn.attn_scores", "text.proj"]
+    names += ["cross_attn.pattern", "cross_attn.k"] if not lens.cfg.chroma_length else []
     _, whole = lens.generate(PROMPTS, names_filter=names, row_group=4, **settings)
     _, pieces = lens.generate(
         PROMPTS[::-1],
@@ -103,5 +104,8 @@ def test_cache_of_grouped_rows_is_in_order(lens):
     )
     _, by_ones = lens.generate(PROMPTS, names_filter=names, row_group=1, **settings)
     for name in whole:
-        assert torch.equal(whole[name], pieces[name].flip(0)), name
-        assert torch.allclose(whole[name], by_ones[name], atol=1e-4), name
+        # Rows whose prefix is shorter than the longest have NaN in front.
+        assert torch.allclose(whole[name], pieces[name].flip(0), rtol=0, atol=0, equal_nan=True), (
+            name
+        )
+        assert torch.allclose(whole[name], by_ones[name], atol=1e-4, equal_nan=True), name

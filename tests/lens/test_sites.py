@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from audio_lens.errors import SiteError
 from audio_lens.testing import random_musicgen
 
 STREAM = ("batch", "pos", "d_model")
@@ -44,14 +45,21 @@ FAMILIES = {
         for point, axes in (("scale", ("batch", "pos", "1")), ("normalized", STREAM))
     },
 }
+CROSS_ATTENDING = ("cross_attn", "ln_cross", "resid_mid2")
+MELODY = {
+    **{n: axes for n, axes in FAMILIES.items() if not any(w in n for w in CROSS_ATTENDING)},
+    "embed.hook_codebook": ("batch", "codebook", "audio_pos", "d_model"),
+    "melody.hook_proj": ("batch", "chroma", "d_model"),
+}
 
 
 def test_the_table_is_the_design(lens):
-    assert {site.family: site.axes for site in lens.sites} == FAMILIES
-    layers = sum("{i}" in family for family in FAMILIES)
-    assert len(lens.sites) == layers * 3 + len(FAMILIES) - layers
+    design = MELODY if lens.cfg.chroma_length else FAMILIES
+    assert {site.family: site.axes for site in lens.sites} == design
+    layers = sum("{i}" in family for family in design)
+    assert len(lens.sites) == layers * 3 + len(design) - layers
     read_only = {site.family for site in lens.sites if site.write == "no"}
-    assert read_only == {family for family in FAMILIES if family.endswith("scale")}
+    assert read_only == {family for family in design if family.endswith("scale")}
 
 
 def test_ways_to_mean_sites(lens):
@@ -60,8 +68,8 @@ def test_ways_to_mean_sites(lens):
         f"blocks.{i}.attn.hook_z" for i in range(3)
     ]
     assert sites.resolve("resid_post", layers=-1) == (sites["blocks.2.hook_resid_post"],)
-    assert sites.match("*.hook_resid_mid?") == [s for s in sites if s.shorthand == "resid_mid2"]
-    assert len(sites.resolve(["resid_pre", "blocks.0.*", lambda n: n.startswith("ln_final")])) > 30
+    assert sites.match("*.hook_resid_mi?") == [s for s in sites if s.shorthand == "resid_mid"]
+    assert len(sites.resolve(["resid_pre", "blocks.0.*", lambda n: n.startswith("ln_final")])) > 20
     assert sites["hook_embed"].layer is None
     assert "blocks.1.hook_attn_out" in sites
     assert "blocks.{i}.attn.hook_z" in repr(sites)
@@ -80,8 +88,12 @@ def test_weights_are_views_in_transformer_lens_shapes(lens):
     assert torch.allclose(ours, attention.out_proj(z.flatten(1)), atol=1e-5)
     assert torch.allclose(x @ lens.W_U[2], model.decoder.lm_heads[2](x), atol=1e-5)
     assert [tuple(w[0].shape) for w in (lens.W_in, lens.W_out)] == [(64, 256), (256, 64)]
-    assert lens.cross_W_K[0].shape == (4, 64, 16)
     assert lens.W_E[3].shape == (257, 64)
+    if lens.cfg.chroma_length:
+        with pytest.raises(SiteError, match="no cross-attention"):
+            _ = lens.cross_W_K
+    else:
+        assert lens.cross_W_K[0].shape == (4, 64, 16)
 
 
 def test_text_tokens(lens):
@@ -94,6 +106,8 @@ def test_text_tokens(lens):
         {"n_layers": 1, "d_model": 32, "n_heads": 2},
         {"n_layers": 2, "d_model": 48, "n_heads": 3, "d_text": 48, "n_codebooks": 2},
         {"n_layers": 2, "d_model": 64, "n_heads": 8, "d_mlp": 96, "d_vocab": 100},
+        {"n_layers": 2, "d_model": 48, "n_heads": 3, "d_text": 48, "melody": True},
+        {"n_layers": 1, "audio_channels": 2, "n_codebooks": 8, "melody": True},
     ],
 )
 def test_the_self_check_passes_at_any_shape(shape):

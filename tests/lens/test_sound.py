@@ -12,9 +12,9 @@ from audio_lens.errors import InputError
 
 def test_a_clip_says_how_it_was_made(lens):
     (clip,) = lens.generate("organ", seconds=0.5, seed=3, temperature=0.8, progress=False)
-    assert clip.waveform.shape == (1, 8000)
+    assert clip.waveform.shape == (lens.cfg.audio_channels, 8000)
     assert clip.waveform.dtype == torch.float32
-    assert clip.codes.shape == (4, 25)
+    assert clip.codes.shape == (lens.cfg.n_codebooks, 25)
     assert (clip.seconds, clip.sample_rate, clip.seed, clip.prompt) == (0.5, 16000, 3, "organ")
     assert clip.settings["guidance_scale"] == 3.0
     assert clip.settings["temperature"] == 0.8
@@ -38,7 +38,7 @@ def test_the_prefix_is_kept_and_continued(lens):
     longer = lens.generate(["organ", "drums"], seconds=0.4, prefix=clips, progress=False)
     for clip, more in zip(clips, longer, strict=True):
         assert torch.equal(more.codes[:, :10], clip.codes)
-        assert more.codes.shape == (4, 20)
+        assert more.codes.shape == (lens.cfg.n_codebooks, 20)
     from_one = lens.generate(["organ", "drums"], seconds=0.4, prefix=clips[0], progress=False)
     assert torch.equal(from_one[1].codes[:, :10], clips[0].codes)
 
@@ -63,6 +63,35 @@ def test_clips_keep_their_codes(lens):
     assert torch.equal(lens.encode(clips), torch.stack([clip.codes for clip in clips]))
 
 
+@pytest.mark.families("stereo", "stereo-melody")
+def test_two_channels_are_coded_side_by_side(lens):
+    rng = np.random.default_rng(0)
+    wave = torch.from_numpy(rng.normal(size=(2, 6400)).astype(np.float32)) * 0.1
+    codec, codes = lens.hf_model.audio_encoder, lens.encode(Clip(wave, 16000))
+    bandwidth = codec.config.target_bandwidths[-1]
+    for channel in range(2):
+        with torch.no_grad():
+            alone = codec.encode(wave[None, channel : channel + 1], bandwidth=bandwidth)
+        assert torch.equal(codes[:, channel::2], alone.audio_codes[0])
+    assert not torch.equal(codes[:, ::2], codes[:, 1::2])
+    mono = lens.encode(wave[:1], sample_rate=16000)
+    assert torch.equal(mono[:, ::2], codes[:, ::2])
+    assert torch.equal(mono[:, ::2], mono[:, 1::2])
+
+
+@pytest.mark.families("stereo", "stereo-melody")
+def test_two_channels_are_heard_side_by_side(lens):
+    (clip,) = lens.generate("organ", seconds=0.3, progress=False)
+    codec = lens.hf_model.audio_encoder
+    for channel in range(2):
+        side = clip.codes[None, None, channel::2]
+        with torch.no_grad():
+            alone = codec.decode(side, audio_scales=[None]).audio_values[0, 0]
+        assert torch.equal(clip.waveform[channel], alone)
+    assert not torch.equal(clip.waveform[0], clip.waveform[1])
+
+
+@pytest.mark.families("mono", "melody")
 def test_encoding_is_the_codecs(lens, tmp_path):
     rng = np.random.default_rng(0)
     wave = torch.from_numpy(rng.normal(size=(1, 6400)).astype(np.float32)) * 0.1
@@ -83,7 +112,7 @@ def test_encoding_is_the_codecs(lens, tmp_path):
 def test_other_sample_rates_are_resampled(lens):
     time = np.arange(32000) / 32000
     wave = 0.3 * np.sin(2 * np.pi * 440 * time)
-    assert lens.encode(wave, sample_rate=32000).shape == (1, 4, 50)
+    assert lens.encode(wave, sample_rate=32000).shape == (1, lens.cfg.n_codebooks, 50)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 import nnsight
 import pytest
 import torch
+from prefixes import n_prefix
 
 from audio_lens import Intervention, add
-from audio_lens.errors import HookError, SiteError
+from audio_lens.errors import HookError, InputError, SiteError
 
 PROMPT = "a slow piano melody"
 # Not a constant: LayerNorms would take that out again.
@@ -13,24 +14,24 @@ PUSH = torch.randn(64, generator=torch.Generator().manual_seed(2))
 
 
 def test_read_and_write_in_a_forward(lens):
-    codes = lens.random_codes(frames=6)
+    codes, length = lens.random_codes(frames=6), n_prefix(lens, PROMPT) + 9
     with torch.no_grad(), lens.trace(PROMPT, codes) as tracer:
         z = lens.site("blocks.0.attn.hook_z").save()
-        scores = lens.site("blocks.1.cross_attn.hook_attn_scores").save()
-        lens.site("blocks.1.hook_resid_mid2")[:, 3:] = 0
-        lens.set_site("blocks.2.hook_mlp_out", torch.zeros(1, 9, 64))
+        scores = lens.site("blocks.1.attn.hook_attn_scores").save()
+        lens.site("blocks.1.hook_resid_mid")[:, 3:] = 0
+        lens.set_site("blocks.2.hook_mlp_out", torch.zeros(1, length, 64))
         logits = tracer.result.save()
 
     def zero(tensor, *, hook):
-        tensor[:, 3 if "mid2" in hook.name else 0 :] = 0
+        tensor[:, 3 if "mid" in hook.name else 0 :] = 0
 
-    names = ["blocks.1.hook_resid_mid2", "blocks.2.hook_mlp_out"]
+    names = ["blocks.1.hook_resid_mid", "blocks.2.hook_mlp_out"]
     with torch.no_grad():
         hooked = lens.run_with_hooks(PROMPT, codes, fwd_hooks=[(name, zero) for name in names])
         cache = lens.run_with_cache(PROMPT, codes)[1]
     assert torch.equal(logits, hooked)
     assert torch.equal(z, cache["attn.z", 0])
-    assert torch.equal(scores, cache["cross_attn.attn_scores", 1])
+    assert torch.equal(scores, cache["attn.attn_scores", 1])
 
 
 def test_every_site_can_be_read(lens):
@@ -49,8 +50,9 @@ def test_every_site_can_be_read(lens):
 
 def test_branches_of_a_guided_forward(lens):
     codes = lens.random_codes(frames=5)
+    zeros = torch.zeros(1, n_prefix(lens, PROMPT) + 8, 64)
     with torch.no_grad(), lens.trace(PROMPT, codes, guidance_scale=3.0) as tracer:
-        lens.set_site("blocks.1.hook_mlp_out", torch.zeros(1, 8, 64), branch="uncond")
+        lens.set_site("blocks.1.hook_mlp_out", zeros, branch="uncond")
         logits = tracer.result.save()
 
     def zero(tensor, *, hook):
@@ -116,8 +118,6 @@ def test_what_a_trace_refuses(lens):
         lens.set_site("blocks.1.hook_mlp_out", torch.zeros(1, 2, 64))
     with pytest.raises(HookError, match="wrote NaN"), lens.trace(PROMPT, codes):
         lens.site("blocks.1.hook_mlp_out")[:] = float("nan")
-    with pytest.raises(HookError, match="this run has no prompt"), lens.trace(None, codes):
-        lens.site("blocks.1.cross_attn.hook_q")[:] = 1.0
     with pytest.raises(HookError, match="read-only"), lens.trace(PROMPT, codes):
         lens.set_site("blocks.1.ln1.hook_scale", torch.zeros(1, 7, 1))
     with pytest.raises(SiteError, match="every layer"), lens.trace(PROMPT, codes):
@@ -126,4 +126,30 @@ def test_what_a_trace_refuses(lens):
         lens.site("blocks.0.hook_resid_post")
     with pytest.raises(SiteError, match="no unconditional half"), lens.trace(PROMPT, codes):
         lens.site("blocks.1.hook_mlp_out", branch="uncond")
-    assert lens(PROMPT, codes).shape == (1, 4, 4, 256)  # nothing of them is left behind
+    shape = (1, lens.cfg.n_codebooks, 4, 256)
+    assert lens(PROMPT, codes).shape == shape  # nothing of them is left behind
+
+
+@pytest.mark.families("mono", "stereo")
+def test_a_trace_refuses_to_write_where_no_text_is_read(lens):
+    codes = lens.random_codes(frames=4)
+    with pytest.raises(HookError, match="this run has no prompt"), lens.trace(None, codes):
+        lens.site("blocks.1.cross_attn.hook_q")[:] = 1.0
+
+
+def test_a_trace_of_rows_that_run_apart_is_refused(lens):
+    """It would see the first of them alone."""
+    with (
+        pytest.raises(InputError, match="follows one run"),
+        lens.trace([PROMPT, PROMPT], fn=lens.generate, seconds=0.1, row_group=1, progress=False),
+    ):
+        lens.site("blocks.1.hook_mlp_out").save()
+
+
+@pytest.mark.families("melody")
+def test_a_trace_of_uneven_prefixes_is_refused(lens):
+    with (
+        pytest.raises(InputError, match="follows one run"),
+        lens.trace([PROMPT, "organ"], lens.random_codes(frames=4)),
+    ):
+        lens.site("blocks.1.hook_mlp_out").save()
