@@ -9,10 +9,11 @@ The table, its order and the shapes come from `lens.sites`; the words around it 
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from audio_lens.lens.sites import Site, SiteTable
-from audio_lens.testing import SHAPES, random_musicgen
+from audio_lens.testing import SHAPES, Shape, random_musicgen
 
 PAGE = Path(__file__).parent / "sites.md"
 
@@ -58,6 +59,17 @@ codebooks, and never both branches at once.
 
 """
 
+MELODY = """
+## Melody checkpoints
+
+They have no cross-attention: chroma and text are a prefix of the decoder's own sequence, so their
+blocks lack `ln_cross.*`, `cross_attn.*`, `hook_cross_attn_out` and `hook_resid_mid2`, and `pos`,
+`query` and `key` count the prefix too ([stereo and melody](families.md) says how it is laid out).
+All other sites are the same, but for these. Shapes are those of musicgen-melody:
+{{melody}}. `A` is the positions of the music alone.
+
+"""
+
 TAIL = """
 **Write.** `exact`: the model goes on with exactly the tensor you wrote. `delta`: the site is
 computed beside the model, and your change to it is added to what it feeds, so leaving it as it is
@@ -71,6 +83,7 @@ each. `cond` means that the unconditional half has nothing there which could cha
 
 **Axes.** `pos` counts positions, `query` and `key` positions in their two roles. While generating,
 `pos` and `query` hold the positions of the step (one, after the first step), and `key` all so far.
+`audio_pos` counts the music's positions where `pos` would also count a prefix.
 `hook_attn_scores` are scaled and masked: a masked key holds minus infinity. A query that may attend
 to nothing has a pattern of zeros.
 
@@ -80,21 +93,30 @@ to nothing has a pattern of zeros.
 See also [how to use hooks](hooks.md) and [gotchas](gotchas.md).
 """
 
-NAMES = {"batch": "B", "pos": "P", "query": "P", "key": "P", "token": "T", "1": "1"}
+NAMES = {
+    "batch": "B", "pos": "P", "query": "P", "key": "P", "token": "T", "1": "1", "audio_pos": "A"
+}  # fmt: skip
 
 
-def small_sizes() -> dict[str, int]:
-    """Sizes of the axes on musicgen-small."""
-    shape = SHAPES["small"]
+def sizes_of(shape: Shape) -> dict[str, int]:
+    """Sizes of the axes at a published shape."""
     return {
-        "codebook": 4,
-        "vocab": shape["d_vocab"],
-        "d_model": shape["d_model"],
-        "head": shape["n_heads"],
-        "d_head": shape["d_model"] // shape["n_heads"],
-        "d_mlp": shape["d_mlp"],
-        "d_text": shape["d_text"],
+        "codebook": shape.n_codebooks,
+        "vocab": shape.d_vocab,
+        "d_model": shape.d_model,
+        "head": shape.n_heads,
+        "d_head": shape.d_model // shape.n_heads,
+        "d_mlp": shape.d_mlp or 4 * shape.d_model,
+        "d_text": shape.d_text,
+        "chroma": shape.chroma_length,
     }
+
+
+def in_words(shape: Shape) -> str:
+    return (
+        f"{shape.n_layers} layers, width {shape.d_model}, {shape.n_heads} heads, "
+        f"{shape.n_codebooks} codebooks of {shape.d_vocab} entries"
+    )
 
 
 def families(sites: SiteTable) -> list[Site]:
@@ -105,17 +127,17 @@ def families(sites: SiteTable) -> list[Site]:
     return list(first.values())
 
 
-def table(sites: SiteTable) -> str:
-    sizes = small_sizes()
+def table(sites: Iterable[Site], shape: Shape) -> str:
+    sizes = sizes_of(shape)
     lines = [
         "| site | axes | shape | write | steps | branches | what it is |",
         "|---|---|---|---|---|---|---|",
     ]
-    for site in families(sites):
-        shape = " ".join(NAMES.get(axis) or str(sizes[axis]) for axis in site.axes)
+    for site in sites:
+        size = " ".join(NAMES.get(axis) or str(sizes[axis]) for axis in site.axes)
         branches = "both" if len(site.branches) > 1 else site.branches[0]
         lines.append(
-            f"| `{site.family}` | {' '.join(site.axes)} | {shape} | {site.write} | {site.steps} "
+            f"| `{site.family}` | {' '.join(site.axes)} | {size} | {site.write} | {site.steps} "
             f"| {branches} | {site.about} |"
         )
     return "\n".join(lines) + "\n"
@@ -162,14 +184,22 @@ def drawing(sites: SiteTable) -> str:
 
 def page() -> str:
     sites = random_musicgen(n_layers=1).sites
-    shape = SHAPES["small"]
-    small = (
-        f"{shape['n_layers']} layers, width {shape['d_model']}, {shape['n_heads']} heads, "
-        f"4 codebooks of {shape['d_vocab']} entries"
-    )
-    head = HEAD.replace("{{drawing}}", drawing(sites)).replace("{{small}}", small)
+    small, melody = SHAPES["small"], SHAPES["melody"]
+    head = HEAD.replace("{{drawing}}", drawing(sites)).replace("{{small}}", in_words(small))
     n_block = sum(site.layer is not None for site in families(sites))
-    return head.replace("{{n_block}}", str(n_block)) + table(sites) + TAIL
+    known = {(site.family, site.axes, site.about, site.branches) for site in sites}
+    others = [
+        site
+        for site in families(random_musicgen(n_layers=1, melody=True).sites)
+        if (site.family, site.axes, site.about, site.branches) not in known
+    ]
+    return (
+        head.replace("{{n_block}}", str(n_block))
+        + table(families(sites), small)
+        + MELODY.replace("{{melody}}", in_words(melody))
+        + table(others, melody)
+        + TAIL
+    )
 
 
 def main() -> int:
