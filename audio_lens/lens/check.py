@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from audio_lens.lens.intervention import Intervention, Strength
+from audio_lens.lens.musicgen_sites import DECODER
 from audio_lens.lens.run import Hook
 from audio_lens.lens.sites import Site
 
 if TYPE_CHECKING:
+    from audio_lens.lens.cache import ActivationCache
     from audio_lens.lens.lens import AudioLens
 
 _FRAMES = 2
@@ -112,14 +114,16 @@ def check(lens: "AudioLens") -> CheckReport:
         textual = {s for s in lens.sites if "uncond" not in s.branches}
         skipped = set() if lens.has_tokenizer else textual
         writable = [s for s in lens.sites if s.write != "no" and s not in skipped]
-        n_rows = max(1, _POSITIONS_AT_ONCE // seen["hook_embed"].shape[1])
+        n_rows = max(4, _POSITIONS_AT_ONCE // seen["hook_embed"].shape[1])
         batch = codes.expand(n_rows + 1, -1, -1)
-        unwritten = lens(prompts, batch)
+        unwritten, streams = lens.run_with_cache(prompts, batch, names_filter="resid_pre")
         effects: dict[str, float] = {}
         isolated = True
         for start in range(0, len(writable), n_rows):
             chunk = writable[start : start + n_rows]
-            change = (_written(lens, prompts, batch, chunk) - unwritten).abs().flatten(1).amax(1)
+            with lens._engine.skipping(_before(lens, chunk, streams)):
+                written = _written(lens, prompts, batch, chunk)
+            change = (written - unwritten).abs().flatten(1).amax(1)
             isolated &= float(change[len(chunk) :].max()) == 0
             effects |= {s.name: float(c) for s, c in zip(chunk, change, strict=False)}
     return CheckReport(
@@ -143,19 +147,37 @@ def _written(
     sites: list[Site],
 ) -> Float[Tensor, "row codebook frame vocab"]:
     """Logits with a row per written site; the rows behind them are left alone."""
-    writes = [Intervention(site, _disturb, rows=[row]) for row, site in enumerate(sites)]
-    with lens.intervene(*writes):
-        return lens(prompts, batch)
+    writes = [(site, partial(_disturb, row)) for row, site in enumerate(sites)]
+    return lens.run_with_hooks(prompts, batch, fwd_hooks=writes)
 
 
-def _disturb(tensor: Tensor, coefficient: Strength, hook: Hook) -> Tensor:
-    """Another value of the same size: noise that differs along every axis."""
-    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
-    noise = noise.to(tensor.device, tensor.dtype)
+def _disturb(row: int, tensor: Tensor, *, hook: Hook) -> None:
+    """Another value of the same size in a row: noise that differs along every axis."""
+    value = tensor[row]
+    noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+    noise = noise.to(value.device, value.dtype)
     if hook.name.endswith("pattern"):
-        return noise.softmax(-1)
-    finite = tensor[tensor.isfinite()]
-    return tensor + noise * (1 + finite.abs().mean())
+        tensor[row] = noise.softmax(-1)
+    else:
+        tensor[row] = value + noise * (1 + value[value.isfinite()].abs().mean())
+
+
+def _before(
+    lens: "AudioLens", sites: list[Site], streams: "ActivationCache"
+) -> dict[str, Tensor | tuple[Tensor, None]]:
+    """What the blocks before all of these sites put out: nobody writes there, so it is known."""
+    first = min(_first_block(lens, site) for site in sites)
+    stream = streams["resid_pre", first]
+    output = (stream, None) if lens.cfg.chroma_length else stream
+    return {f"{DECODER}.layers.{layer}": output for layer in range(first)}
+
+
+def _first_block(lens: "AudioLens", site: Site) -> int:
+    """The first block whose output depends on a site, or the last one if none does."""
+    if site.layer is not None:
+        return site.layer
+    in_front = site.rank < lens.sites["blocks.0.hook_resid_pre"].rank
+    return 0 if in_front else lens.cfg.n_layers - 1
 
 
 def _as_declared(lens: "AudioLens", site: Site, seen: Mapping[str, Tensor]) -> bool:

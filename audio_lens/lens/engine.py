@@ -7,7 +7,7 @@ hooks a module hands over only if something is asked for there, so that each pay
 site and not for every module; for a trace, which may ask for anything, they all do.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -83,6 +83,7 @@ class Engine(Interleaver):
         self._here: dict[str, list[Site]] = {}
         self._capturing: frozenset[str] = frozenset()
         self._gates: dict[str, Gate] = {}
+        self._skipped: Mapping[str, Any] = {}
 
     def instrument(self, envoy: Any) -> None:
         """Give a module its gate beside nnsight's own way to the engine."""
@@ -120,6 +121,21 @@ class Engine(Interleaver):
             self._registrations = [r for r in self._registrations if id(r) not in removed]
             self._replan()
 
+    @contextmanager
+    def skipping(self, outputs: Mapping[str, Any]) -> Iterator[None]:
+        """Have modules not run but put out known values, for the length of a `with` block.
+
+        Args:
+            outputs: By the module's path in the wrapped tree.
+        """
+        self._skipped = {f"{path}.skip": output for path, output in outputs.items()}
+        self._replan()
+        try:
+            yield
+        finally:
+            self._skipped = {}
+            self._replan()
+
     def _replan(self) -> None:
         planned: dict[str, dict[Site, list[Registration]]] = {}
         for registration in self._registrations:
@@ -130,7 +146,9 @@ class Engine(Interleaver):
             for location, sites in planned.items()
         }
         self._capturing = _needs(site for sites in planned.values() for site in sites)
-        asked = {*planned, *self._capturing, *_ENTRANCES} if planned else set()
+        asked = {*planned, *self._capturing, *self._skipped}
+        if planned:
+            asked.update(_ENTRANCES)
         modules = {location.rpartition(".")[0] for location in asked}
         for path, gate in self._gates.items():
             gate.interleaving = gate.busy = path in modules
@@ -194,6 +212,8 @@ class Engine(Interleaver):
                     "`lens.generate(...)`, or leave the `with` block first."
                 )
             return super().handle(provider, value)
+        if provider in self._skipped:
+            return self._skipped[provider]
         planned = self._planned.get(provider)
         if self.mediators:
             if not self.interleaving:  # a module called by the trace itself is nobody's site

@@ -27,7 +27,7 @@ from audio_lens.lens.forward import Metric, as_tokens, forward, forward_with_cac
 from audio_lens.lens.generation import Generation
 from audio_lens.lens.hooks import Hooks, as_pairs, hook_registration
 from audio_lens.lens.intervention import Intervention
-from audio_lens.lens.loading import check_model_type, load_musicgen
+from audio_lens.lens.loading import check_in_memory, check_model_type, load_musicgen
 from audio_lens.lens.musicgen_sites import musicgen_sites
 from audio_lens.lens.recording import Recording
 from audio_lens.lens.rows import Prompts
@@ -64,23 +64,27 @@ class AudioLens(Weights, HuggingFaceModel):
         processor: Any = None,
         *,
         name: str = "",
+        revision: str | None = None,
         **options: Any,
     ) -> None:
         if isinstance(model, str | Path):
             name = name or str(model)
-            model, processor = load_musicgen(model, **options)
+            options.pop("dispatch", None)  # a server's word for loading weights, which is always
+            model, processor = load_musicgen(model, revision=revision, **options)
         model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         name = name or getattr(model, "name_or_path", "") or type(model).__name__
         check_model_type(model_type, name)
+        check_in_memory(model)
         model.eval()  # dropout would break every identity this lens promises
         use_lens_attention(model.decoder)
         engine = Engine()
-        super().__init__(model, interleaver=engine)
+        super().__init__(model, interleaver=engine, revision=revision)
         self.repo_id = name
         self.processor = processor
         self.sites = musicgen_sites(model)
         engine.attach(self.sites)
         self._engine = engine
+        self._persistent_id = f"AudioLens:{name}"
         # Melody processors need torchaudio; their tokenizer alone is enough here.
         tokenizer = getattr(processor, "tokenizer", processor)
         self._conditioner = conditioner(model, tokenizer, engine)
@@ -94,6 +98,7 @@ class AudioLens(Weights, HuggingFaceModel):
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        allow_pickle: bool = False,
         **options: Any,
     ) -> "AudioLens":
         """Load a checkpoint by hub name, local folder, or `"toy"` for the one that ships.
@@ -103,15 +108,23 @@ class AudioLens(Weights, HuggingFaceModel):
             revision: Branch, tag or commit on the hub.
             device: Where to put it.
             dtype: Floating-point type of the weights.
-            options: Passed on to transformers' `from_pretrained`.
+            allow_pickle: Also read weights that were pickled, where there are no others.
+            options: Passed on to transformers' `from_pretrained`, such as `device_map`.
 
         Raises:
-            InputError: nothing there that is a cross-attending MusicGen.
+            InputError: nothing there that is a MusicGen, or a damaged or foreign part of one;
+                see docs/loading.md.
         """
+        if device is not None and "device_map" in options:
+            raise InputError("give device or device_map, not both: each says where weights go.")
         if dtype is not None:
             options["dtype"] = dtype
-        model, processor = load_musicgen(name, revision=revision, **options)
-        return cls(model if device is None else model.to(device), processor, name=str(name))
+        model, processor = load_musicgen(
+            name, revision=revision, allow_pickle=allow_pickle, **options
+        )
+        if device is not None:
+            model = model.to(device)
+        return cls(model, processor, name=str(name), revision=revision)
 
     @classmethod
     def from_model(cls, model: HFModule, processor: Any = None, *, name: str = "") -> "AudioLens":
@@ -121,6 +134,12 @@ class AudioLens(Weights, HuggingFaceModel):
         lens, on the same kernel; nothing else of it changes.
         """
         return cls(model, processor, name=name)
+
+    def _remoteable_persistent_objects(self) -> dict[str, Any]:
+        """What a remote trace refers to and does not carry: above all the lens itself, so that
+        the server's own lens, with its engine and its sites, stands in for this one.
+        """
+        return super()._remoteable_persistent_objects() | {self._persistent_id: self}
 
     # -- what it is -----------------------------------------------------------------------------
 
@@ -316,9 +335,23 @@ class AudioLens(Weights, HuggingFaceModel):
         Inside, `site` and `set_site` reach the named sites, in order of execution.
         """
         if options.get("fn") is None:
-            options["fn"] = self.__call__
+            options["fn"] = self  # and not its method, which would travel with all it calls
             return super().trace(prompts, codes, **options)
+        if options.get("remote"):
+            raise InputError(
+                "a remote trace runs a forward: decoding does not travel. Give codes instead of "
+                "fn=, or generate here."
+            )
         return super().trace(prompts, **options)
+
+    def _remote_backend(self, remote: bool | str, *options: Any) -> Any:
+        """Where every remote trace and session begins: refuse what would be lost on the way."""
+        if self._engine.active:
+            raise AudioLensError(
+                "hooks do not travel: a remote trace would run without those that are active. "
+                "Leave the `with` block first, and write inside the trace with set_site()."
+            )
+        return super()._remote_backend(remote, *options)
 
     def site(self, name: str, *, branch: Branch = "cond") -> Tensor:
         """Inside a trace: the tensor at a site. Edits in place count."""

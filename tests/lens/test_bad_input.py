@@ -73,7 +73,7 @@ def test_codes(lens, case):
 
 def test_undelayed_tokens_are_refused(lens):
     bound = lens.bind("organ")
-    with pytest.raises(InputError, match="tokens are not delayed|tokens lack the prefix's columns"):
+    with pytest.raises(InputError, match=r"not delayed|lack the prefix"):
         bound.run_with_hooks(lens.random_codes(frames=9))
 
 

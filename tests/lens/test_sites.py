@@ -116,6 +116,21 @@ def test_the_self_check_passes_at_any_shape(shape):
     assert all(site.effect is None or site.effect > 0 for site in report.sites)
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("small", {}),
+        ("medium", {"n_layers": 2}),
+        ("stereo-melody", {"n_layers": 1}),
+    ],
+)
+def test_the_self_check_passes_at_real_shapes(name, numbers):
+    lens = random_musicgen(name, **numbers)
+    report = lens.check()
+    assert report.ok, report.failures
+    assert len(report.sites) == len(lens.sites)
+
+
 def test_the_self_check_finds_what_is_dead():
     lens = random_musicgen(n_layers=2)
     with torch.no_grad():  # an attention whose output is thrown away
