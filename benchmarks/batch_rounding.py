@@ -5,7 +5,7 @@ random numbers, so a code can differ only where floating-point rounding, which d
 batch size, meets a near-tie. After its first flip a row goes its own way, so each row counts up
 to and including its first flip.
 
-    python benchmarks/batch_rounding.py --batches 8
+    python benchmarks/batch_rounding.py --batches 8 --dtype bfloat16
 """
 
 import argparse
@@ -32,11 +32,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     options = parser.parse_args()
     lens = random_musicgen(
         n_layers=options.layers, d_model=options.width, n_heads=options.width // 64,
         d_vocab=2048, d_text=768,
     )  # fmt: skip
+    lens.to(getattr(torch, options.dtype))
     print(
         f"{options.layers} layers, width {options.width}, vocabulary 2048, guidance 3, top_k 250, "
         f"{lens.cfg.dtype}, {torch.get_num_threads()} thread(s)",
@@ -55,7 +57,7 @@ def main() -> None:
             counted, flipped = first_flip(alone.codes, together[row].codes, lens.cfg.delays)
             codes, flips = codes + counted, flips + flipped
             if not flipped:
-                difference = own["hook_logits"][0] - logits["hook_logits"][row]
+                difference = own["hook_logits"][0].float() - logits["hook_logits"][row]
                 widest = max(widest, float(difference.abs().max()))
         print(
             f"{flips} flips in {codes} codes; largest difference of a logit {widest:.1e}; "

@@ -19,7 +19,8 @@ from audio_lens.lens.engine import ACTIVE, Engine
 from audio_lens.lens.musicgen_sites import attention_location
 
 _PREFIX = "audio_lens_"
-KERNELS = ("sdpa", "eager")
+KERNELS = ("sdpa", "eager", "flex_attention")
+"""Those of transformers that pass the self-check. Flash attention was never run here."""
 
 
 def use_lens_attention(decoder: HFModule) -> None:
@@ -28,7 +29,7 @@ def use_lens_attention(decoder: HFModule) -> None:
     if kernel not in KERNELS:
         raise InputError(
             f"attention implementation {kernel!r} is not supported: load the model with "
-            f'attn_implementation="sdpa" (the default) or "eager".'
+            f"attn_implementation= one of {', '.join(map(repr, KERNELS))}; sdpa is the default."
         )
     decoder.set_attn_implementation(_PREFIX + kernel)
 
@@ -39,7 +40,7 @@ def _lens_attention(kernel: str) -> Any:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        mask: Tensor | None,
+        mask: Any,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         output, weights = _kernel(kernel)(module, query, key, value, mask, **kwargs)
@@ -67,7 +68,7 @@ def _observed(
     engine: Engine,
     points: list[str],
     module: HFModule,
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor | None],
+    inputs: tuple[Tensor, Tensor, Tensor, Any],
     output: Tensor,
 ) -> Tensor:
     """Offer scores and pattern; the output with changed rows recomputed."""
@@ -90,10 +91,15 @@ def _observed(
 
 
 def attention_scores(
-    query: Tensor, key: Tensor, mask: Tensor | None, *, scaling: float, causal: bool
+    query: Tensor, key: Tensor, mask: Any, *, scaling: float, causal: bool
 ) -> Tensor:
     """Scaled scores `[batch head query key]`, minus infinity where masked."""
     scores = query @ key.transpose(2, 3) * scaling
+    if mask is not None and not isinstance(mask, Tensor):  # flex attention's own kind
+        from torch.nn.attention.flex_attention import create_mask
+
+        batch, _, queries, keys = scores.shape
+        mask = create_mask(mask.mask_mod, batch, 1, queries, keys, device=str(scores.device))
     if mask is None and causal and query.shape[2] > 1:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril(
             key.shape[2] - query.shape[2]

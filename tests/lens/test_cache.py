@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from prefixes import n_prefix
 from transformer_lens import ActivationCache as TransformerLensCache
 from transformer_lens import patching
 from transformer_lens.model_protocol import TransformerLensModel
+from truth import n_prefix
 
 from audio_lens.errors import SiteError
 

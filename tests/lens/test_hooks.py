@@ -3,7 +3,7 @@
 import gc
 
 import torch
-from prefixes import n_prefix
+from truth import n_prefix
 
 from audio_lens.testing import random_musicgen
 

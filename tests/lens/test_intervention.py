@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from prefixes import n_prefix
+from truth import n_prefix
 
 from audio_lens import Intervention, add, project_out, replace, window
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from prefixes import n_prefix
+from truth import n_prefix
 
 from audio_lens import Clip, Intervention, Prompt, add, window
 from audio_lens.analysis.collect import collect

@@ -1,45 +1,18 @@
 """Promise 2: wrapping changes nothing. Transformers' own output is the truth."""
 
-import functools
+import shutil
 
 import pytest
 import torch
-from prefixes import n_prefix
-from torch import Tensor
+from truth import n_prefix, our_codes, transformers_codes
 
 from audio_lens import AudioLens
+from audio_lens.errors import InputError
 from audio_lens.testing import random_musicgen
 
 ONE = ["a slow piano melody"]
 THREE = ["a slow piano melody", "a fast piano melody", "a warm organ melody"]
 UNEVEN = ["a slow piano melody", "fast drums", "an organ in a very large and very old church"]
-
-
-def transformers_codes(lens: AudioLens, prompts: list[str] | None, **settings: object) -> Tensor:
-    """The codes that transformers' own `generate` hands to the codec."""
-    model, seen = lens.hf_model, []
-    decode = model.audio_encoder.decode
-
-    @functools.wraps(decode)
-    def spy(codes: Tensor, *args: object, **kwargs: object) -> object:
-        seen.append(codes[0].clone())
-        return decode(codes, *args, **kwargs)
-
-    if prompts is None:
-        inputs = lens.processor(text=[""], return_tensors="pt")
-        inputs["attention_mask"][:] = 0  # what transformers calls unconditional inputs
-    else:
-        inputs = lens.processor(text=prompts, padding=True, return_tensors="pt")
-    model.audio_encoder.decode = spy
-    try:
-        model.generate(**inputs, **settings)
-    finally:
-        del model.audio_encoder.decode
-    return torch.stack(seen, 2).flatten(1, 2)  # stereo decodes left, then right
-
-
-def our_codes(lens: AudioLens, prompts: list[str] | None, **settings: object) -> Tensor:
-    return torch.stack([c.codes for c in lens.generate(prompts, progress=False, **settings)])
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
@@ -115,14 +88,29 @@ def test_delay_is_transformers(lens):
     assert torch.equal(lens.delay.undo(lens.delay.grid(codes, 9)), codes)
 
 
-def test_the_eager_kernel_is_served_too():
-    sdpa = random_musicgen(n_layers=2, seed=4)
-    eager = random_musicgen(n_layers=2, seed=4).hf_model
-    eager.decoder.set_attn_implementation("eager")
-    codes = sdpa.random_codes(frames=8)
-    plain = AudioLens.from_model(eager, sdpa.processor)
-    assert plain.check().ok
-    assert torch.allclose(plain(ONE, codes), sdpa(ONE, codes), atol=1e-4)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in what compiles flex attention
+@pytest.mark.parametrize("kernel", ["eager", "flex_attention"])
+def test_other_kernels_are_served_too(kernel):
+    if kernel == "flex_attention" and not shutil.which("g++"):
+        pytest.skip("flex attention is compiled, and there is no compiler")
+    sdpa = random_musicgen(n_layers=1, seed=4)
+    model = random_musicgen(n_layers=1, seed=4).hf_model
+    model.decoder.set_attn_implementation(kernel)
+    other = AudioLens.from_model(model, sdpa.processor)
+    assert other.hf_model.decoder.config._attn_implementation == f"audio_lens_{kernel}"
+    assert other.check().ok
+    with torch.no_grad():
+        _, ours = other.run_with_cache(ONE, sdpa.random_codes(frames=8), guidance_scale=3.0)
+        _, theirs = sdpa.run_with_cache(ONE, sdpa.random_codes(frames=8), guidance_scale=3.0)
+    for name, value in theirs.items():
+        assert torch.allclose(ours[name], value, atol=1e-4), name
+
+
+def test_kernels_that_were_never_tried_are_refused():
+    model = random_musicgen(n_layers=1).hf_model
+    model.decoder.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(InputError, match=r"'flash_attention_2' is not supported.*'sdpa'"):
+        AudioLens.from_model(model)
 
 
 def test_wrapping_leaves_gradients_settings_alone(lens):

@@ -3,7 +3,7 @@
 import nnsight
 import pytest
 import torch
-from prefixes import n_prefix
+from truth import n_prefix
 
 from audio_lens import Intervention, add
 from audio_lens.errors import HookError, InputError, SiteError
