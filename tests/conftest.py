@@ -49,12 +49,14 @@ FAMILIES = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests of the lens run on every family, or on those that `families` marks them for."""
+    """Tests of the lens run on every family, or on those that `families` marks them for; tests of
+    what stands on it run on the simplest family and on the most different one.
+    """
     if "lens" not in metafunc.fixturenames:
         return
     marker = metafunc.definition.get_closest_marker("families")
     of_the_lens = Path(metafunc.module.__file__).parent.name == "lens"
-    chosen = marker.args if marker else FAMILIES if of_the_lens else ["mono"]
+    chosen = marker.args if marker else FAMILIES if of_the_lens else ["mono", "stereo-melody"]
     metafunc.parametrize("lens", chosen, indirect=True, scope="session")
 
 
