@@ -1,8 +1,7 @@
-"""How loud, how silent, how clipped a clip is; and the one place where audio arrays are checked.
+"""How loud, how silent, how clipped a clip is.
 
-Every measure of this package takes `(audio, sample_rate)`: a float array or tensor [sample] or
-[channel sample], full scale at 1.0; channels are averaged first. A measure that has no answer
-returns NaN, never a made-up number.
+Loudness is what is matched before anything else is compared; silence and clipping are the first
+signs that steering went too far. A notebook's player may hide all three by normalising.
 """
 
 from typing import Any
@@ -10,39 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-#: Frames this quiet are silent on any system.
-SILENCE_DBFS = -60.0
+from audio_lens.audio.waveform import SILENCE_DBFS, as_channels, as_mono
+
 _FRAME_SECONDS = 0.05
 _BLOCK_SECONDS = 0.4
 _CLIPPED_AT = 0.999
-
-
-def as_mono(audio: Any, sample_rate: int) -> Float[np.ndarray, " sample"]:
-    """Check a waveform and average its channels: float64 [sample].
-
-    audio: float array or tensor [sample] or [channel sample]; sample_rate: Hz.
-    Raises ValueError for integers, other shapes, no samples, NaN or infinity, a bad rate.
-    """
-    if not (isinstance(sample_rate, int | np.integer) and sample_rate > 0):
-        raise ValueError(f"sample_rate={sample_rate!r}: expected a positive whole number of Hz")
-    if hasattr(audio, "detach"):
-        audio = audio.detach().cpu().float().numpy()
-    wave = np.asarray(audio)
-    if not np.issubdtype(wave.dtype, np.floating):
-        raise ValueError(
-            f"audio is {wave.dtype}: expected floating point with full scale at 1.0 "
-            "(divide 16-bit integers by 32768)"
-        )
-    if wave.ndim not in (1, 2) or not wave.size:
-        raise ValueError(
-            f"audio has shape {wave.shape}: expected [sample] or [channel sample], not empty"
-        )
-    if wave.ndim == 2 and wave.shape[0] > max(8, wave.shape[1]):
-        raise ValueError(f"audio has shape {wave.shape}: channels come first; transpose it")
-    wave = wave.astype(np.float64)
-    if not np.isfinite(wave).all():
-        raise ValueError("audio holds NaN or infinity: repair the signal before measuring it")
-    return wave.mean(axis=0) if wave.ndim == 2 else wave
 
 
 def frame_rms(wave: Float[np.ndarray, " sample"], length: int) -> Float[np.ndarray, " frame"]:
@@ -53,13 +24,19 @@ def frame_rms(wave: Float[np.ndarray, " sample"], length: int) -> Float[np.ndarr
 
 
 def rms(audio: Any, sample_rate: int) -> float:
-    """Root mean square in dBFS (a full-scale sine is -3.01); silence is -inf."""
+    """Root mean square in dBFS (a full-scale sine is -3.01); silence is -inf.
+
+    Raises InputError for a malformed array, as every measure here does.
+
+    >>> round(rms(np.full(100, 0.1), 16000))
+    -20
+    """
     power = float(np.mean(as_mono(audio, sample_rate) ** 2))
     return 10 * float(np.log10(power)) if power > 0 else -np.inf
 
 
 def loudness(audio: Any, sample_rate: int) -> float:
-    """Integrated loudness in LUFS (ITU-R BS.1770, mono mix).
+    """Integrated loudness in LUFS (ITU-R BS.1770, mono mix; through pyloudnorm).
 
     Silence is -inf, as the standard has it; a clip under 0.4 s, the standard's block, is NaN.
 
@@ -77,14 +54,31 @@ def loudness(audio: Any, sample_rate: int) -> float:
 
 
 def silent_fraction(audio: Any, sample_rate: int, threshold: float = SILENCE_DBFS) -> float:
-    """Share of 50 ms frames with an RMS below `threshold` dBFS, 0 to 1."""
+    """Share of 50 ms frames with an RMS below `threshold` dBFS, 0 to 1.
+
+    >>> silent_fraction(np.r_[np.full(1600, 0.1), np.zeros(1600)], 16000)
+    0.5
+    """
     wave = as_mono(audio, sample_rate)
     frames = frame_rms(wave, max(1, round(_FRAME_SECONDS * sample_rate)))
     return float(np.mean(frames < 10 ** (threshold / 20)))
 
 
+def peak(audio: Any, sample_rate: int) -> float:
+    """Largest sample of any channel in dBFS (not the true peak between samples); silence is -inf.
+
+    >>> round(peak(np.array([0.0, -0.5]), 16000), 2)
+    -6.02
+    """
+    largest = float(np.abs(as_channels(audio, sample_rate)).max())
+    return 20 * float(np.log10(largest)) if largest > 0 else -np.inf
+
+
 def clipped_fraction(audio: Any, sample_rate: int) -> float:
-    """Share of samples at or beyond 0.999 of full scale in any channel, 0 to 1."""
-    as_mono(audio, sample_rate)
-    samples = audio.detach().cpu().float().numpy() if hasattr(audio, "detach") else audio
-    return float(np.mean(np.abs(np.atleast_2d(samples)).max(axis=0) >= _CLIPPED_AT))
+    """Share of samples at or beyond 0.999 of full scale in any channel, 0 to 1.
+
+    >>> clipped_fraction(np.array([0.0, 0.5, 1.0, -1.2]), 16000)
+    0.5
+    """
+    samples = np.abs(as_channels(audio, sample_rate))
+    return float(np.mean(samples.max(axis=0) >= _CLIPPED_AT))

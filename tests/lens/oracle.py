@@ -1,5 +1,8 @@
 """MusicGen under edits, said a second time: transformers' own model and plain torch hooks.
 
+`Oracle` is the MusicGen that cross-attends to its text, mono or stereo; `oracle_melody.py` has
+the one that reads its text as a prefix.
+
 The oracle shares nothing with the lens but the weights. It reaches every site by the most
 obvious torch means, often another one than the lens (an MLP's neurons at the activation
 function rather than at the next layer's input, a block's middle by spelling the block out), so
@@ -12,12 +15,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial, wraps
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, MusicgenConfig, MusicgenForConditionalGeneration
+from transformers import (
+    AttentionInterface,
+    MusicgenConfig,
+    MusicgenForConditionalGeneration,
+    PretrainedConfig,
+)
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -83,11 +91,15 @@ def sees_text_only(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Edit:
-    """`tensor * gain + shift`, both given for absolute positions, keys and text tokens."""
+    """`tensor * gain + shift`, both given for absolute positions, keys and text tokens.
+
+    Their first values along positions and keys stand for the position `origin`.
+    """
 
     axes: str
     gain: Tensor
     shift: Tensor
+    origin: int = 0
 
     def __call__(self, tensor: Tensor, positions: range, index: int | None = None) -> Tensor:
         """The edited tensor `[batch, *axes]`; `index` picks one codebook, its axis kept at 1."""
@@ -99,8 +111,14 @@ class Edit:
     def _cut(self, values: Tensor, tensor: Tensor, positions: range, index: int | None) -> Tensor:
         for axis, name in enumerate(self.axes.split()):
             if name in ("pos", "query"):
-                values = values.narrow(axis, positions.start, len(positions))
-            elif name in ("key", "token"):
+                values = values.narrow(axis, positions.start - self.origin, len(positions))
+            elif name == "audio_pos":
+                start = max(0, positions.start)
+                values = values.narrow(axis, start - self.origin, positions.stop - start)
+            elif name == "key":
+                keys = tensor.shape[axis + 1]
+                values = values.narrow(axis, positions.stop - keys - self.origin, keys)
+            elif name in ("token", "chroma"):
                 values = values.narrow(axis, 0, tensor.shape[axis + 1])
             elif name == "codebook" and index is not None:
                 values = values.narrow(axis, index, 1)
@@ -121,7 +139,10 @@ class Visit:
 class Oracle:
     """A model made from another's weights, edited and read by plain torch hooks."""
 
-    model: MusicgenForConditionalGeneration
+    config_class: ClassVar[type[PretrainedConfig]] = MusicgenConfig
+    model_class: ClassVar[type[nn.Module]] = MusicgenForConditionalGeneration
+
+    model: nn.Module
     tokenizer: Callable[..., Any]
     visits: dict[str, Visit] = field(default_factory=dict)
     guided: bool = False
@@ -129,12 +150,13 @@ class Oracle:
     decoder_rows: int = 0
     calls: list[int] = field(default_factory=list)
     """Positions per decoder call of the latest generation."""
+    sound: Tensor | None = None
+    """What the latest generation gave, `[batch channel sample]`."""
 
     @classmethod
     def copying(cls, source: nn.Module, tokenizer: Callable[..., Any]) -> "Oracle":
         """A fresh model with the weights of another, on transformers' own sdpa attention."""
-        config = MusicgenConfig.from_dict(source.config.to_dict())
-        model = MusicgenForConditionalGeneration(config).eval()
+        model = cls.model_class(cls.config_class.from_dict(source.config.to_dict())).eval()
         model.load_state_dict(source.state_dict())
         buffers = dict(source.named_buffers())
         for name, buffer in model.named_buffers():  # those outside the state dict too
@@ -150,17 +172,23 @@ class Oracle:
 
     @property
     def n_codebooks(self) -> int:
-        """Codebooks, each delayed by one position more than the one before."""
+        """Codebooks; of both channels, where there are two."""
         return len(self.decoder.embed_tokens)
+
+    @property
+    def delays(self) -> list[int]:
+        """Positions by which each codebook lags: one more than the one before, or than the pair."""
+        channels = self.model.config.decoder.audio_channels
+        return [k // channels for k in range(self.n_codebooks)]
 
     # -- running ------------------------------------------------------------------------------
 
     def delayed(self, codes: Tensor) -> Tensor:
-        """Decoder ids `[batch*codebook position]`: frame f of codebook k enters at f + k + 1."""
+        """Decoder ids `[batch*codebook position]`: frame f enters at f + the delay + 1."""
         batch, n_codebooks, frames = codes.shape
-        ids = codes.new_full((batch, n_codebooks, frames + n_codebooks), self.bos)
-        for k in range(n_codebooks):
-            ids[:, k, 1 + k : 1 + k + frames] = codes[:, k]
+        ids = codes.new_full((batch, n_codebooks, frames + self.delays[-1] + 1), self.bos)
+        for k, delay in enumerate(self.delays):
+            ids[:, k, 1 + delay : 1 + delay + frames] = codes[:, k]
         return ids[..., :-1].reshape(batch * n_codebooks, -1)
 
     @property
@@ -193,28 +221,68 @@ class Oracle:
         if guidance_scale > 1:
             cond, uncond = logits.chunk(2)
             logits = uncond + (cond - uncond) * guidance_scale
-        frames = logits.shape[2] - self.n_codebooks + 1
-        return torch.stack([logits[:, k, k : k + frames] for k in range(self.n_codebooks)], 1)
+        frames = logits.shape[2] - self.delays[-1]
+        return torch.stack([logits[:, k, d : d + frames] for k, d in enumerate(self.delays)], 1)
 
     def generate(
-        self, prompts: list[str], *, frames: int, guidance_scale: float, seed: int | None = None
+        self,
+        prompts: list[str],
+        *,
+        frames: int,
+        guidance_scale: float,
+        seed: int | list[int] | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
-        """The codes `generate` hands to its codec; greedy unless there is a seed."""
+        """The codes `generate` hands to its codec, `known` ones first; greedy unless seeded.
+
+        One number seeds torch, as users of transformers do; a list gives each row its own draws.
+        """
         inputs = self.tokenizer(prompts, padding=True, return_tensors="pt")
+        return self.generate_from(dict(inputs), frames, guidance_scale, seed, known)
+
+    def generate_from(
+        self,
+        inputs: dict[str, Tensor],
+        frames: int,
+        guidance_scale: float,
+        seed: int | list[int] | None,
+        known: Tensor | None,
+    ) -> Tensor:
+        """The same of what a processor has made of prompts."""
         self.guided = guidance_scale > 1
         self.calls.clear()
-        if seed is not None:
-            torch.manual_seed(seed)
+        if known is not None:
+            inputs["decoder_input_ids"] = known.flatten(0, 1)
+            frames -= known.shape[-1]
         sampling = {"do_sample": False} if seed is None else {"do_sample": True, "top_k": 250}
-        with self._spying() as seen, self._counting():
-            self.model.generate(
+        with self._spying() as seen, self._counting(), self._drawing(seed):
+            self.sound = self.model.generate(
                 **inputs,
                 **sampling,
                 guidance_scale=guidance_scale,
-                max_new_tokens=frames + self.n_codebooks - 1,
+                max_new_tokens=frames + self.delays[-1],
             )
-        (codes,) = seen
-        return codes[0]
+        # Two channels are decoded one after the other, and stand in turns among the codebooks.
+        return torch.stack([codes[0] for codes in seen], dim=2).flatten(1, 2)
+
+    @contextmanager
+    def _drawing(self, seed: int | list[int] | None) -> Iterator[None]:
+        """Draws from torch's own generator, or for each row from one of its own."""
+        if not isinstance(seed, list):
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+            return
+        generators = [torch.Generator().manual_seed(s) for s in seed]
+        multinomial = torch.multinomial
+
+        def draw(probabilities: Tensor, num_samples: int) -> Tensor:
+            rows = probabilities.split(self.n_codebooks)
+            each = zip(rows, generators, strict=True)
+            return torch.cat([multinomial(row, num_samples, generator=g) for row, g in each])
+
+        with mock.patch.object(torch, "multinomial", draw):
+            yield
 
     @contextmanager
     def _spying(self) -> Iterator[list[Tensor]]:
@@ -267,13 +335,22 @@ class Oracle:
         """One edit at one site; `with oracle.editing(...)`."""
         return self.visiting({name: Visit(edit, branch, rows)})
 
-    def visit(self, name: str, tensor: Tensor, index: int | None = None) -> Tensor:
-        """A site's tensor on its way: the edited one, remembered if asked."""
+    def visit(
+        self,
+        name: str,
+        tensor: Tensor,
+        index: int | None = None,
+        positions: range | None = None,
+    ) -> Tensor:
+        """A site's tensor on its way: the edited one, remembered if asked.
+
+        Where the site is met in parts, `index` says which codebook or `positions` which positions.
+        """
         visit = self.visits.get(name)
         if visit is None:
             return tensor
         if visit.edit is not None:
-            edited = visit.edit(tensor, self.positions, index)
+            edited = visit.edit(tensor, positions or self.positions, index)
             chosen = self._chosen(tensor, visit, halves=1 if name == "text.hook_out" else 2)
             tensor = torch.where(chosen.view(-1, *[1] * (tensor.ndim - 1)), edited, tensor)
         if visit.kept is not None:
@@ -337,7 +414,7 @@ class Oracle:
                 return torch.zeros_like(out)
             total = sum(parts[1:], parts[0])
             parts.clear()
-            return self.visit("hook_embed", total)
+            return self.visit("hook_embed", total, positions=self._audio_positions())
 
         def positions(module: nn.Module, args: Any, out: Tensor) -> Tensor:
             rows = out.expand(self.decoder_rows, *out.shape).clone()
@@ -349,6 +426,10 @@ class Oracle:
                 yield embedding.register_forward_hook(partial(codebook, k=k))
         if "hook_pos_embed" in self.visits:
             yield self.decoder.embed_positions.register_forward_hook(positions)
+
+    def _audio_positions(self) -> range:
+        """Those of `positions` that hold tokens: all, unless there is a prefix."""
+        return range(max(0, self.positions.start), self.positions.stop)
 
     def _block_hooks(self, name: str, block: nn.Module) -> Iterator[Any]:
         yield self._on_input(block, f"{name}.hook_resid_pre")
@@ -418,13 +499,16 @@ class Oracle:
     @contextmanager
     def _explicit_attention(self) -> Iterator[None]:
         for layer, block in enumerate(self.decoder.layers):
-            for name, module in (("attn", block.self_attn), ("cross_attn", block.encoder_attn)):
+            for name, module in self._attentions(block).items():
                 module.oracle_visit = partial(self._visit_attention, f"blocks.{layer}.{name}")
         self.model.decoder.set_attn_implementation(EXPLICIT)
         try:
             yield
         finally:
             self.model.decoder.set_attn_implementation("sdpa")
+
+    def _attentions(self, block: nn.Module) -> dict[str, nn.Module]:
+        return {"attn": block.self_attn, "cross_attn": block.encoder_attn}
 
     def _visit_attention(self, name: str, point: str, tensor: Tensor) -> Tensor:
         return self.visit(f"{name}.hook_{point}", tensor)
