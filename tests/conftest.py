@@ -3,11 +3,13 @@
 import ast
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import jaxtyping
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 with install_import_hook("audio_lens", "typechecking.check"):
@@ -64,6 +66,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def lens(request: pytest.FixtureRequest) -> AudioLens:
     """A small random model; tests leave it clean."""
     return random_musicgen(n_layers=3, d_model=64, n_heads=4, seed=0, **FAMILIES[request.param])
+
+
+@pytest.fixture(params=[False, True], ids=["no_grad", "grad"])
+def grad(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """The engine takes other ways where autograd is watching."""
+    with torch.set_grad_enabled(request.param):
+        yield request.param
 
 
 @pytest.fixture

@@ -98,18 +98,6 @@ class Conditioner:
     def _length(self, prompt: str | None) -> int:
         return 1 if prompt is None else len(self.tokenizer(prompt).input_ids)
 
-    def _text(
-        self, prompts: Sequence[str | None], run: Run, length: int | None
-    ) -> tuple[Tensor, Tensor]:
-        """Projected text states and their mask; zero in the unconditional half."""
-        hidden, mask = self._hidden(prompts, length)
-        n_branches = len(run.branches)
-        hidden = torch.cat([hidden, *[torch.zeros_like(hidden)] * (n_branches - 1)])
-        mask = torch.cat([mask, *[torch.zeros_like(mask)] * (n_branches - 1)])
-        if hasattr(self._model, "enc_to_dec_proj"):
-            hidden = self._model.enc_to_dec_proj(hidden)
-        return self._offered(TEXT_PROJECTION, hidden * mask[..., None]), mask
-
     def _hidden(self, prompts: Sequence[str | None], length: int | None) -> tuple[Tensor, Tensor]:
         """The text encoder's output for the conditional half, zero where there is no prompt."""
         device = next(self._model.decoder.parameters()).device
@@ -133,6 +121,10 @@ class Conditioner:
             hidden, mask = hidden * given[:, None, None], mask * given[:, None]
         return hidden, mask
 
+    def _projected(self, hidden: Tensor) -> Tensor:
+        has_projection = hasattr(self._model, "enc_to_dec_proj")
+        return self._model.enc_to_dec_proj(hidden) if has_projection else hidden
+
     def _offered(self, location: str, states: Tensor) -> Tensor:
         return self._engine.offer(location, states)[0] if self._engine.wants(location) else states
 
@@ -154,7 +146,9 @@ class CrossAttended(Conditioner):
                     f"prompt {place} carries a melody, which this checkpoint does not take. Use a "
                     f"melody checkpoint such as 'facebook/musicgen-melody', or text alone."
                 )
-        return Conditioning(*self._text(prompts, run, length))
+        hidden, mask = (_halves(part, run) for part in self._hidden(prompts, length))
+        states = self._offered(TEXT_PROJECTION, self._projected(hidden) * mask[..., None])
+        return Conditioning(states, mask)
 
 
 class Prefix(Conditioner):
@@ -179,7 +173,11 @@ class Prefix(Conditioner):
     def encode(
         self, prompts: Sequence[str | None], run: Run, *, length: int | None = None
     ) -> Conditioning:
-        text, _ = self._text(prompts, run, length)
+        hidden, mask = self._hidden(prompts, length)
+        # Projected before the halves are joined, unlike cross-attended text: transformers' order,
+        # which shows in the last bits where there are few tokens.
+        states = _halves(self._projected(hidden), run) * _halves(mask, run)[..., None]
+        text = self._offered(TEXT_PROJECTION, states)
         melody = self._melody(prompts, run)
         run.layout = Layout(n_chroma=melody.shape[1], n_text=text.shape[1])
         return Conditioning(torch.cat([melody, text], dim=1), None)
@@ -212,6 +210,11 @@ class Prefix(Conditioner):
         if len({len(melody) for melody in chroma}) > 1:
             chroma = [_repeated(melody[None], n_frames)[0] for melody in chroma]
         return torch.stack(chroma)
+
+
+def _halves(cond: Tensor, run: Run) -> Tensor:
+    """The conditional half, and zeros for the unconditional one where the run has it."""
+    return torch.cat([cond, *[torch.zeros_like(cond)] * (len(run.branches) - 1)])
 
 
 def _repeated(
