@@ -67,8 +67,10 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
+    from audio_lens.audio.clip import check_ending
     from audio_lens.lens.lens import AudioLens
 
+    check_ending(options.out)  # before a minute of work is lost
     lens = AudioLens.from_pretrained(options.model)
     clips = lens.generate(options.prompt, seconds=options.seconds, seed=options.seed)
     print(clips[0].save(options.out))

@@ -37,6 +37,8 @@ def test_generate(tmp_path, capsys):
 def test_bad_input_is_one_line(capsys):
     assert main(["check", "/no/such/folder"]) == 1
     assert capsys.readouterr().err.startswith("audio-lens: no folder at")
+    assert main(["generate", "organ", "--out", "clip.mp3"]) == 1
+    assert "cannot save as '.mp3'" in capsys.readouterr().err
     assert main(["generate", "organ", "--seconds", "0"]) == 1
     assert "above 0" in capsys.readouterr().err
 

@@ -85,7 +85,18 @@ def collect(
             'pool="end_of_text" needs a melody model: in this one the text is no position of the '
             'decoder. Use "mean_steps".'
         )
+    if pool == "end_of_text" and branch == "uncond":
+        raise InputError(
+            'pool="end_of_text" reads nothing of a prompt in the unconditional half, whose text '
+            'is zero: use branch="cond".'
+        )
+    if codes is not None and len(codes) not in (1, len(prompts)):
+        raise InputError(
+            f"got {len(codes)} rows of codes for {len(prompts)} prompts: give one, or one each."
+        )
     pooled = _Pooling(pool, _full_positions(lens, codes, seconds, pool))
+    generated = 1 / lens.cfg.frame_rate if pool in _FIRST_CALL else seconds
+    guided = guidance_scale if codes is None or branch == "uncond" else 1.0
     values: dict[Key, list[Tensor]] = {}
     norms: dict[Key, list[Tensor]] = {}
     for start in range(0, len(prompts), rows_at_once):
@@ -96,14 +107,14 @@ def collect(
                 Generation.plan(
                     lens,
                     part,
-                    seconds=1 / lens.cfg.frame_rate if pool in _FIRST_CALL else seconds,
+                    seconds=generated,
                     seed=seed,
                     sampling=Sampling(guidance_scale),
                 ).codes(progress=progress)
             else:
                 own = codes if len(codes) == 1 else codes[start : start + rows_at_once]
                 with torch.no_grad():
-                    lens(part, own, guidance_scale=guidance_scale if branch == "uncond" else 1.0)
+                    lens(part, own, guidance_scale=guided)
         for key, (mean, norm) in pooled.results().items():
             values.setdefault(key, []).append(mean)
             norms.setdefault(key, []).append(norm)
@@ -116,8 +127,8 @@ def collect(
             "pool": pool,
             "branch": branch,
             "codes": "generated" if codes is None else "given",
-            **({"seconds": seconds, "seed": seed} if codes is None else {}),
-            "guidance_scale": guidance_scale,
+            **({"seconds": generated, "seed": seed} if codes is None else {}),
+            "guidance_scale": guided,
         },
     )
 

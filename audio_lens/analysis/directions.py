@@ -47,7 +47,8 @@ class Direction:
     def __post_init__(self) -> None:
         if not self.vectors:
             raise InputError("a direction needs at least one vector.")
-        vectors = {key: v.detach().float().cpu() for key, v in sorted(self.vectors.items())}
+        # Copies: what a caller does to its own tensors must not reach in here.
+        vectors = {key: v.detach().float().cpu().clone() for key, v in sorted(self.vectors.items())}
         for (site, layer), vector in vectors.items():
             if not vector.isfinite().all():
                 raise InputError(f"the direction's vector at {site}, layer {layer} is not finite.")
@@ -312,11 +313,35 @@ def difference_in_means(
             raise InputError(f"{pole} must be a list of at least one prompt, got {prompts!r}.")
     if list(positive) == list(negative):
         raise InputError("the positive and negative prompts are the same: nothing to subtract.")
+    _warn_of_lengths(lens, positive, negative)
     gathered = [
         collect(lens, prompts, site=site, layers=layers, **gathering)
         for prompts in (positive, negative)
     ]
     return difference(*gathered, texts=(positive, negative))
+
+
+def _warn_of_lengths(lens: "AudioLens", positive: Sequence[str], negative: Sequence[str]) -> None:
+    """A prefix's length moves every position behind it, which looks like a concept."""
+    counts = [sorted(lens._conditioner.n_prefix(p) for p in pole) for pole in (positive, negative)]
+    if counts[0] != counts[1]:
+        warnings.warn(
+            "the poles' prompts have different numbers of text tokens. In a melody model these "
+            "are positions, so the difference also holds that of their lengths: match the "
+            "prompts' token counts (lens.text_tokens).",
+            stacklevel=3,
+        )
+
+
+def _hashed(texts: Sequence[Sequence[str]]) -> str:
+    """A hash of prompts, melodies included."""
+    named = [
+        [[str(text), None if (c := getattr(text, "chroma", None)) is None else c.tolist()]
+         for text in pole] for pole in texts
+    ]  # fmt: skip
+    plain = all(melody is None for pole in named for _, melody in pole)
+    kept = [[text for text, _ in pole] for pole in named] if plain else named
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
 
 
 def difference(
@@ -333,7 +358,7 @@ def difference(
         **positive.made,
         "n_positive": len(texts[0]),
         "n_negative": len(texts[1]),
-        "prompts_sha256": hashlib.sha256(json.dumps([list(t) for t in texts]).encode()).hexdigest(),
+        "prompts_sha256": _hashed(texts),
         "audio_lens": version("audio-lens"),
         "transformers": version("transformers"),
         "torch": torch.__version__,

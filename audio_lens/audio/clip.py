@@ -68,12 +68,7 @@ class Clip:
 
         Samples beyond full scale would be clipped by these formats: a warning says so.
         """
-        path = Path(path)
-        if path.suffix.lower() not in _FORMATS:
-            raise InputError(
-                f"cannot save as {path.suffix or 'a file without ending'!r}: use one of "
-                f"{', '.join(_FORMATS)}."
-            )
+        path = check_ending(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             self._write(file, _FORMATS[path.suffix.lower()])
@@ -122,6 +117,17 @@ class Clip:
         if self.seed is not None:
             parts.append(f"seed {self.seed}")
         return f"Clip({', '.join([*parts, *self.interventions])})"
+
+
+def check_ending(path: str | Path) -> Path:
+    """The path, if it ends as a format that clips can be saved in; raises otherwise."""
+    path = Path(path)
+    if path.suffix.lower() not in _FORMATS:
+        raise InputError(
+            f"cannot save as {path.suffix or 'a file without ending'!r}: use one of "
+            f"{', '.join(_FORMATS)}."
+        )
+    return path
 
 
 def _escape(text: str) -> str:

@@ -21,6 +21,8 @@ N_CHROMA = 12
 class Prompt(str):
     """A text prompt that may carry a melody; it goes wherever a prompt goes.
 
+    Text made from it (`prompt + ", fast"`, `prompt.strip()`) is plain: make a new `Prompt`.
+
     Only melody checkpoints take a melody. It is what transformers' `MusicgenMelodyProcessor`
     makes of audio: for each frame, the pitch class that sounds loudest.
 
@@ -29,14 +31,14 @@ class Prompt(str):
         >>> tone = torch.sin(2 * torch.pi * 440 * torch.arange(32000) / 32000)
         >>> prompt = Prompt("a slow organ melody", melody=tone, sample_rate=32000)
         >>> prompt, prompt.chroma.argmax(-1).unique()  # A is pitch class 9, counted from C
-        ('a slow organ melody', tensor([9]))
+        ('a slow organ melody' with a melody of 8 frames, tensor([9]))
     """
 
     chroma: Float[Tensor, "frame 12"] | None
     """The melody, one-hot; None without one."""
 
     def __new__(
-        cls, text: str = "", *, melody: Any = None, sample_rate: int | None = None
+        cls, text: str = "", *, melody: Any = None, sample_rate: float | None = None
     ) -> "Prompt":
         """Make a prompt.
 
@@ -50,10 +52,32 @@ class Prompt(str):
         prompt.chroma = None if melody is None else _as_chroma(melody, sample_rate)
         return prompt
 
+    def __eq__(self, other: object) -> bool:
+        """Whether text and melody are the same; a plain text has no melody."""
+        ours, theirs = self.chroma, getattr(other, "chroma", None)
+        if (ours is None) != (theirs is None) or not str.__eq__(self, str(other)):
+            return False
+        return ours is None or theirs is None or torch.equal(ours, theirs)
 
-def _as_chroma(melody: Any, sample_rate: int | None) -> Float[Tensor, "frame 12"]:
-    if isinstance(melody, Tensor) and melody.ndim == 2 and melody.shape[1] == N_CHROMA:
-        return melody.float()
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+    def __str__(self) -> str:
+        return str.__str__(self)
+
+    def __repr__(self) -> str:
+        melody = "" if self.chroma is None else f" with a melody of {len(self.chroma)} frames"
+        return f"{str.__repr__(self)}{melody}"
+
+
+def _as_chroma(melody: Any, sample_rate: float | None) -> Float[Tensor, "frame 12"]:
+    if sample_rate is None and getattr(melody, "shape", ())[1:] == (N_CHROMA,):
+        chroma = torch.as_tensor(melody).float()
+        if len(chroma) == 0 or not chroma.isfinite().all():
+            raise InputError("a melody's chroma must be at least one frame of finite numbers.")
+        return chroma
     if not is_sound(melody):
         raise InputError(
             f"a melody is a clip, a path, an array or chroma [frame, {N_CHROMA}], got "

@@ -19,7 +19,7 @@ def is_sound(audio: Any) -> bool:
 
 
 def samples_of(
-    audio: Any, sample_rate: int | None, *, wanted: int
+    audio: Any, sample_rate: float | None, *, wanted: int
 ) -> Float[Tensor, "channel sample"]:
     """The samples of a clip, a file or an array `[sample]` or `[channel sample]`.
 
@@ -37,6 +37,8 @@ def samples_of(
         audio, sample_rate = audio.waveform, audio.sample_rate
     if sample_rate is None:
         raise InputError("arrays have no sample rate of their own: give sample_rate= in Hz.")
+    if not sample_rate > 0 or sample_rate != int(sample_rate):
+        raise InputError(f"sample_rate must be a whole number of Hz above 0, got {sample_rate}.")
     given = torch.as_tensor(np.asarray(audio))
     if not given.is_floating_point():
         raise InputError(
@@ -48,9 +50,14 @@ def samples_of(
         samples = samples[None]
     if samples.ndim != 2 or samples.numel() == 0:
         raise InputError(f"audio must be [sample] or [channel sample], got {tuple(given.shape)}.")
+    if len(samples) > 8:
+        raise InputError(
+            f"audio of shape {tuple(given.shape)} would have {len(samples)} channels: arrays are "
+            f"[channel sample], so transpose what soundfile.read gives."
+        )
     if not samples.isfinite().all():
         raise InputError("audio holds NaN or infinity.")
-    return _resampled(samples, sample_rate, wanted)
+    return _resampled(samples, int(sample_rate), wanted)
 
 
 def _resampled(samples: Tensor, rate: int, wanted: int) -> Tensor:

@@ -37,7 +37,13 @@ class BoundLens:
         self._lens = lens
         self._prompts = prompts
         self._guidance_scale = guidance_scale
-        self._n_prefix = lens._conditioner.n_prefix(as_prompts(prompts))
+        prefixes = {lens._conditioner.n_prefix(prompt) for prompt in as_prompts(prompts)}
+        if len(prefixes) > 1:
+            raise InputError(
+                f"the prompts' prefixes have {sorted(prefixes)} positions, so activations do not "
+                f"line up: bind prompts of one length."
+            )
+        (self._n_prefix,) = prefixes
 
     @property
     def cfg(self) -> LensConfig:
@@ -66,14 +72,17 @@ class BoundLens:
         bwd_hooks: Sequence[tuple[Any, Any]] = (),
         **kwargs: Any,
     ) -> Float[Tensor, "batch codebook frame vocab"]:
-        """A forward over delayed tokens, hooked."""
+        """A forward over delayed tokens, hooked.
+
+        Under guidance hooks act on the conditional half, which is the one that its cache holds.
+        """
         return self._lens.run_with_hooks(
             self._prompts,
             tokens=self._without_prefix(tokens),
             fwd_hooks=fwd_hooks,
             bwd_hooks=bwd_hooks,
             guidance_scale=self._guidance_scale,
-            **kwargs,
+            **{"branch": "cond", **kwargs},
         )
 
     def run_with_cache(

@@ -170,6 +170,8 @@ class ActivationCache(TransformerLensCache):
         words = [word for word in words if word in self._lens.sites.shorthands]
         if mode != "all":
             words = [word for word in words if word == f"{mode}_out"]
+        if not words:
+            raise SiteError(f"decompose_resid(mode={mode!r}): this model has no {mode}_out.")
         parts: dict[str, Tensor] = {}
         if incl_embeds:
             parts |= {"embed": self["hook_embed"], "pos_embed": self["hook_pos_embed"]}

@@ -79,8 +79,8 @@ class Conditioner:
         """
         raise NotImplementedError
 
-    def n_prefix(self, prompts: Sequence[str | None]) -> int:
-        """Positions in front of the music, for prompts that have equally many."""
+    def n_prefix(self, prompt: str | None) -> int:
+        """Positions in front of the music."""
         return 0
 
     def encode(
@@ -98,10 +98,12 @@ class Conditioner:
     def _length(self, prompt: str | None) -> int:
         return 1 if prompt is None else len(self.tokenizer(prompt).input_ids)
 
-    def _hidden(self, prompts: Sequence[str | None], length: int | None) -> tuple[Tensor, Tensor]:
+    def _hidden(
+        self, prompts: Sequence[str | None], run: Run, length: int | None
+    ) -> tuple[Tensor, Tensor]:
         """The text encoder's output for the conditional half, zero where there is no prompt."""
         device = next(self._model.decoder.parameters()).device
-        if all(prompt is None for prompt in prompts):
+        if not run.has_text:  # of no group: else each is encoded, so that hooks see every row
             shape = (len(prompts), length or 1)
             d_text, dtype = self._model.config.text_encoder.hidden_size, self._model.dtype
             return (
@@ -146,7 +148,7 @@ class CrossAttended(Conditioner):
                     f"prompt {place} carries a melody, which this checkpoint does not take. Use a "
                     f"melody checkpoint such as 'facebook/musicgen-melody', or text alone."
                 )
-        hidden, mask = (_halves(part, run) for part in self._hidden(prompts, length))
+        hidden, mask = (_halves(part, run) for part in self._hidden(prompts, run, length))
         states = self._offered(TEXT_PROJECTION, self._projected(hidden) * mask[..., None])
         return Conditioning(states, mask)
 
@@ -161,19 +163,13 @@ class Prefix(Conditioner):
     def lengths(self, prompts: Sequence[str | None], *, fixed: bool) -> list[int | None]:
         return list(map(self._length, prompts))
 
-    def n_prefix(self, prompts: Sequence[str | None]) -> int:
-        n_text = {self._length(prompt) for prompt in prompts}
-        if len(n_text) > 1:
-            raise InputError(
-                f"the prompts have {sorted(n_text)} text tokens, so their positions differ: bind "
-                f"prompts of one length."
-            )
-        return self._model.config.chroma_length + n_text.pop()
+    def n_prefix(self, prompt: str | None) -> int:
+        return self._model.config.chroma_length + self._length(prompt)
 
     def encode(
         self, prompts: Sequence[str | None], run: Run, *, length: int | None = None
     ) -> Conditioning:
-        hidden, mask = self._hidden(prompts, length)
+        hidden, mask = self._hidden(prompts, run, length)
         # Projected before the halves are joined, unlike cross-attended text: transformers' order,
         # which shows in the last bits where there are few tokens.
         states = _halves(self._projected(hidden), run) * _halves(mask, run)[..., None]

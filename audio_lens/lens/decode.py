@@ -58,11 +58,20 @@ class Sampling:
 def guide(
     logits: Float[Tensor, "branch_rows *rest"], run: Run, scale: float
 ) -> Float[Tensor, "rows *rest"]:
-    """Classifier-free guidance: the conditional half pushed away from the unconditional one."""
+    """Classifier-free guidance: the conditional half pushed away from the unconditional one.
+
+    A row without a prompt has nothing to be guided to: it stays what it is alone.
+    """
     if len(run.branches) == 1:
         return logits
     cond, uncond = logits.chunk(2)
-    return uncond + (cond - uncond) * scale
+    guided = uncond + (cond - uncond) * scale
+    with_text = [run.with_text[row] for row in run.rows]
+    if all(with_text):
+        return guided
+    with_text += with_text[-1:] * (run.padded - len(with_text))
+    chosen = torch.tensor(with_text, device=logits.device)
+    return torch.where(chosen.view(-1, *[1] * (logits.ndim - 1)), guided, cond)
 
 
 @torch.no_grad()

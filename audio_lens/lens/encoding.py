@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def encode(
-    lens: "AudioLens", audio: Any, sample_rate: int | None
+    lens: "AudioLens", audio: Any, sample_rate: float | None
 ) -> Int[Tensor, "batch codebook frame"]:
     """See `AudioLens.encode`."""
     items: Sequence[Any] = [audio] if is_sound(audio) else list(audio)
@@ -33,10 +33,10 @@ def encode(
 
 
 @torch.no_grad()
-def _encode_one(lens: "AudioLens", item: Any, sample_rate: int | None) -> Tensor:
+def _encode_one(lens: "AudioLens", item: Any, sample_rate: float | None) -> Tensor:
     if isinstance(item, str | Path):
         item = Clip.load(item)
-    if isinstance(item, Clip) and item.codes is not None:
+    if isinstance(item, Clip) and item.codes is not None and _fits(lens, item.codes):
         return item.codes.to(lens.cfg.device)
     samples = samples_of(item, sample_rate, wanted=lens.cfg.sample_rate)
     codec = lens._module.audio_encoder
@@ -45,6 +45,11 @@ def _encode_one(lens: "AudioLens", item: Any, sample_rate: int | None) -> Tensor
     encoded = codec.encode(channels[:, None], bandwidth=max(codec.config.target_bandwidths))
     books = encoded.audio_codes[0, :, : lens.cfg.n_codebooks // lens.cfg.audio_channels]
     return books.transpose(0, 1).flatten(0, 1)  # left 0, right 0, left 1, right 1, ...
+
+
+def _fits(lens: "AudioLens", codes: Tensor) -> bool:
+    """Whether codes can be this model's own: a mono clip has too few books for a stereo model."""
+    return len(codes) == lens.cfg.n_codebooks
 
 
 def _channels(

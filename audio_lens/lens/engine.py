@@ -340,7 +340,7 @@ def _check_fits(registration: Registration, run: Run) -> None:
     for site in registration.sites:
         # The text encoder does not run, so a hook there would not even be called.
         if site.location.startswith("model.text_encoder"):
-            raise HookError(_no_text(site))
+            raise HookError(no_text(site))
 
 
 def _check_writable(site: Site, run: Run) -> None:
@@ -348,7 +348,7 @@ def _check_writable(site: Site, run: Run) -> None:
     if site.write == "no":
         raise HookError(_read_only(site))
     if not run.has_text and site.branches == ("cond",):
-        raise HookError(_no_text(site))
+        raise HookError(no_text(site))
 
 
 def _call(registration: Registration, site: Site, branch: str, part: Tensor, run: Run) -> bool:
@@ -404,7 +404,8 @@ def _watch_gradient(
     return view
 
 
-def _no_text(site: Site) -> str:
+def no_text(site: Site) -> str:
+    """Why a write cannot act where no text is read."""
     return (
         f"{site.name}: this run has no prompt, so no text is read and writing there would change "
         f"nothing. Give a prompt, or use a site behind it."

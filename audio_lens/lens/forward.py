@@ -13,7 +13,7 @@ from audio_lens.lens.decode import guide
 from audio_lens.lens.engine import Registration, StopRun
 from audio_lens.lens.musicgen_sites import STREAM
 from audio_lens.lens.recording import Recording, along_rows
-from audio_lens.lens.rows import Prompts, as_prompts, branches_for, group_rows
+from audio_lens.lens.rows import Prompts, as_prompts, group_rows, run_of
 from audio_lens.lens.run import Run, ordinary_tensors
 from audio_lens.lens.sites import SiteTable, Spec
 
@@ -47,17 +47,9 @@ def forward(
     """
     prompts = as_prompts(prompts, len(tokens) if len(tokens) > 1 else None)
     tokens = tokens.expand(len(prompts), -1, -1)
-    branches = branches_for(prompts, guidance_scale)
     made: dict[tuple[int, ...], Tensor] = {}
     for group in group_rows(prompts, None, lens._conditioner):
-        run = Run(
-            rows=group.rows,
-            padded=group.padded,
-            branches=branches,
-            frame_rate=lens.cfg.frame_rate,
-            n_rows=len(prompts),
-            has_text=any(prompt is not None for prompt in prompts),
-        )
+        run = run_of(group, prompts, guidance_scale, lens.cfg.frame_rate)
         asked = group.pad(prompts)
         try:
             logits = _decoder_call(lens, asked, tokens[list(group.rows)], run, group.text_length)

@@ -12,8 +12,8 @@ from torch import Tensor
 from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError
 from audio_lens.lens.decode import Sampling, decode
-from audio_lens.lens.rows import Group, Prompts, as_prompts, as_seeds, branches_for, group_rows
-from audio_lens.lens.run import Run, ordinary_tensors
+from audio_lens.lens.rows import Group, Prompts, as_prompts, as_seeds, group_rows, run_of
+from audio_lens.lens.run import ordinary_tensors
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -48,7 +48,7 @@ class Generation:
         row_group: int | None = None,
     ) -> "Generation":
         """Check everything that was asked for and lay out the rows."""
-        frames = _frames(lens, seconds)
+        frames = _frames(lens, seconds, as_prompts(prompts))
         known = None if prefix is None else _prefix_codes(lens, prefix, frames)
         n_rows = len(known) if known is not None and len(known) > 1 else None
         one_prompt = prompts is None or isinstance(prompts, str)
@@ -87,16 +87,8 @@ class Generation:
     @torch.no_grad()
     def _run_group(self, group: Group, tick: Any) -> Int[Tensor, "row codebook frame"]:
         lens = self.lens
-        # Guidance is decided by all rows, so that a row does not depend on its group.
-        branches = branches_for(self.prompts, self.sampling.guidance_scale)
-        run = Run(
-            rows=group.rows,
-            padded=group.padded,
-            branches=branches,
-            frame_rate=lens.cfg.frame_rate,
-            n_rows=len(self.prompts),
-            has_text=any(prompt is not None for prompt in self.prompts),
-        )
+        scale = self.sampling.guidance_scale
+        run = run_of(group, self.prompts, scale, lens.cfg.frame_rate)
         grid = lens.delay.grid(torch.stack(group.pad(self.known)), self.frames)
         with ordinary_tensors(), lens._engine.running(run):
             conditions = lens._conditioner.encode(
@@ -150,7 +142,7 @@ def decode_codes(lens: "AudioLens", codes: Int[Tensor, "batch codebook frame"]) 
     return waveforms
 
 
-def _frames(lens: "AudioLens", seconds: float) -> int:
+def _frames(lens: "AudioLens", seconds: float, prompts: Sequence[str | None]) -> int:
     if not isinstance(seconds, int | float) or not seconds > 0:
         raise InputError(f"seconds must be above 0, got {seconds!r}.")
     frames = lens.delay.frames(seconds)
@@ -158,10 +150,12 @@ def _frames(lens: "AudioLens", seconds: float) -> int:
         raise InputError(
             f"{seconds} s is shorter than one frame ({1 / lens.cfg.frame_rate:g} s): ask for more."
         )
-    if seconds > lens.cfg.max_seconds:
+    room = lens.cfg.n_ctx - max(lens._conditioner.n_prefix(prompt) for prompt in prompts)
+    if lens.delay.n_positions(frames) > room:
+        most = (room - max(lens.cfg.delays)) / lens.cfg.frame_rate
         raise InputError(
-            f"{seconds} s exceed what the model has positions for: at most "
-            f"{lens.cfg.max_seconds:.2f} s."
+            f"{seconds} s exceed what the model has positions for: at most {most:.2f} s, the "
+            f"prompt's own positions taken off."
         )
     return frames
 

@@ -29,6 +29,7 @@ from audio_lens.lens.hooks import Hooks, as_pairs, hook_registration
 from audio_lens.lens.intervention import Intervention
 from audio_lens.lens.loading import check_in_memory, check_model_type, load_musicgen
 from audio_lens.lens.musicgen_sites import musicgen_sites
+from audio_lens.lens.placement import Placement
 from audio_lens.lens.recording import Recording
 from audio_lens.lens.rows import Prompts
 from audio_lens.lens.run import Branch, check_branch
@@ -44,7 +45,7 @@ Tokens = Int[Tensor, "#batch codebook pos"]
 Logits = Float[Tensor, "batch codebook frame vocab"]
 
 
-class AudioLens(Weights, HuggingFaceModel):
+class AudioLens(Weights, Placement, HuggingFaceModel):
     """A MusicGen wrapped with nnsight, its sites named as in TransformerLens.
 
     Example:
@@ -162,20 +163,6 @@ class AudioLens(Weights, HuggingFaceModel):
     def has_tokenizer(self) -> bool:
         """Whether prompts can be read; without a processor only prompts=None works."""
         return self._conditioner.has_tokenizer
-
-    def to(self, *args: Any, **kwargs: Any) -> "AudioLens":
-        """Move or cast the model in place; returns the lens."""
-        self._module.to(*args, **kwargs)
-        self._describe()
-        return self
-
-    def cpu(self) -> "AudioLens":
-        """Move the model to the CPU in place; returns the lens."""
-        return self.to("cpu")
-
-    def cuda(self, device: int | torch.device | None = None) -> "AudioLens":
-        """Move the model to an accelerator in place; returns the lens."""
-        return self.to("cuda" if device is None else device)
 
     def _describe(self) -> None:
         self.cfg = LensConfig.of(self._module, self.repo_id)
@@ -446,7 +433,7 @@ class AudioLens(Weights, HuggingFaceModel):
         return clips, recording.cache(self)
 
     def encode(
-        self, audio: Clip | str | Path | Any | Sequence[Any], *, sample_rate: int | None = None
+        self, audio: Clip | str | Path | Any | Sequence[Any], *, sample_rate: float | None = None
     ) -> Codes:
         """Codes of clips, audio files or arrays; clips that have codes keep them.
 

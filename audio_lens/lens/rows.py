@@ -6,6 +6,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 from audio_lens.errors import InputError
+from audio_lens.lens.run import Run
 
 if TYPE_CHECKING:
     from audio_lens.lens.conditioning import Conditioner
@@ -66,6 +67,19 @@ def branches_for(prompts: Sequence[str | None], guidance_scale: float) -> tuple[
         raise InputError(f"guidance_scale must be at least 1 (1 is off), got {guidance_scale}.")
     guided = guidance_scale > 1 and any(prompt is not None for prompt in prompts)
     return ("cond", "uncond") if guided else ("cond",)
+
+
+def run_of(
+    group: "Group", prompts: Sequence[str | None], guidance_scale: float, frame_rate: int
+) -> Run:
+    """The run of a group. Its branches are decided by all rows, so no row depends on its group."""
+    return Run(
+        rows=group.rows,
+        padded=group.padded,
+        branches=branches_for(prompts, guidance_scale),
+        frame_rate=frame_rate,
+        with_text=tuple(prompt is not None for prompt in prompts),
+    )
 
 
 @dataclass(frozen=True)

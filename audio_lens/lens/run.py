@@ -25,10 +25,8 @@ class Run:
     """Rows per branch as the model sees them, padding copies included."""
     branches: tuple[str, ...]
     frame_rate: int
-    n_rows: int
-    """Rows the caller asked for in all, of which `rows` are run together now."""
-    has_text: bool
-    """Whether any row of the caller's has a prompt."""
+    with_text: tuple[bool, ...]
+    """Which rows have a prompt, of all that the caller asked for; `rows` are run together now."""
     layout: Layout = NO_PREFIX
     """Of the first decoder call; known once the prompts are encoded."""
     start: int = 0
@@ -37,6 +35,16 @@ class Run:
     step: int = 0
     captured: dict[str, Any] = field(default_factory=dict)
     contexts: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows the caller asked for in all."""
+        return len(self.with_text)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether any row of the caller's has a prompt."""
+        return any(self.with_text)
 
     def advance(self, *, start: int, stop: int, step: int) -> None:
         """Move on to the next decoder call: over positions `start` to `stop` of the music.

@@ -9,6 +9,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from operator import index
 from typing import Any, Literal
 
 from audio_lens.errors import SiteError
@@ -126,7 +127,8 @@ class SiteTable:
             raise SiteError(f"{spec!r} names no site. `print(lens.sites)` lists them all.")
         if layers is None:
             return sites
-        wanted = {self.layer(layer) for layer in ([layers] if isinstance(layers, int) else layers)}
+        listed = layers if isinstance(layers, Iterable) else [layers]
+        wanted = {self.layer(index(layer)) for layer in listed}
         if any(site.layer is None for site in sites):
             names = sorted({site.name for site in sites if site.layer is None})
             raise SiteError(f"{', '.join(names)} belongs to no layer: leave `layers` out.")

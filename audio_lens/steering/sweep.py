@@ -14,7 +14,9 @@ from audio_lens.steering.strategies import steer
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
 
-_GENERATING = ("seconds", "guidance_scale", "do_sample", "temperature", "top_k", "row_group")
+_GENERATING = (
+    "seconds", "guidance_scale", "do_sample", "temperature", "top_k", "prefix", "row_group"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,14 @@ def sweep(
         rows_at_once: Rows per batch.
         progress: Show progress bars.
         options: Of `steer` (strategy, source_layer, branch, scale, window) and of
-            `AudioLens.generate` (seconds, guidance_scale, ...).
+            `AudioLens.generate` (seconds, guidance_scale, do_sample, temperature, top_k, prefix,
+            row_group).
 
     Returns:
         Rows ordered by coefficient, then prompt, then seed.
     """
     texts = as_prompts(prompts)
+    coefficients, seeds = [float(c) for c in coefficients], list(seeds)
     if not coefficients or not seeds:
         raise InputError("a sweep needs at least one coefficient and one seed.")
     generating = {name: options.pop(name) for name in _GENERATING if name in options}

@@ -85,6 +85,27 @@ def test_given_codes_differ_by_the_prompt_alone(lens):
     assert same.provenance["codes"] == "given"
 
 
+@pytest.mark.parametrize("rows", [2, 5])
+def test_codes_that_are_not_the_prompts(lens, rows):
+    codes = lens.random_codes(frames=6, batch=rows)
+    with pytest.raises(InputError, match=f"got {rows} rows of codes for 3 prompts"):
+        collect(lens, ["a", "b", "c"], codes=codes, rows_at_once=2, progress=False)
+
+
+def test_a_direction_keeps_its_own_numbers():
+    vector = torch.tensor([3.0, 4.0])
+    direction = Direction({("resid_post", layer): vector for layer in range(2)})
+    vector.zero_()
+    assert direction.norms == direction.raw_norms
+
+
+def test_layers_that_share_a_vector_are_saved(tmp_path):
+    vector = torch.tensor([3.0, 4.0])
+    direction = Direction({("resid_post", layer): vector for layer in range(2)})
+    direction.save(tmp_path / "d.safetensors")
+    assert torch.equal(Direction.load(tmp_path / "d.safetensors").layer(1), vector)
+
+
 def test_the_first_step_and_the_other_branch(lens):
     first = collect(lens, FAST, pool="first_step", layers=0, progress=False)
     _, cache = lens.run_with_cache(FAST, lens.random_codes(frames=1), names_filter="resid_post")

@@ -176,6 +176,22 @@ def test_writing_to_text_where_there_is_none(lens, name):
     lens.run_with_hooks(None, codes, fwd_hooks=[("cross_attn.*", lambda tensor, *, hook: None)])
 
 
+def test_rows_without_text_are_not_written_at_text(lens):
+    codes = lens.random_codes(frames=5, batch=2)
+    site = "text.out" if lens.cfg.chroma_length else "cross_attn.pattern"
+    push = Intervention([site, "resid_post"], lambda t, c, hook: t * 2, rows=[0])
+    with (
+        pytest.raises(HookError, match=r"row 0: .*no prompt"),
+        lens.intervene(push),
+    ):
+        lens([None, "organ"], codes)
+    everywhere = Intervention([site, "resid_post"], lambda t, c, hook: t * 2)
+    with pytest.raises(HookError, match="no prompt"), lens.intervene(everywhere):
+        lens(None, codes)
+    with lens.intervene(everywhere):
+        assert lens([None, "organ"], codes).isfinite().all()
+
+
 def test_a_hook_that_is_no_function(lens):
     with pytest.raises(HookError, match="no function"), lens.hooks([("resid_post", 3)]):
         pass
@@ -221,10 +237,10 @@ def test_options_that_steering_does_not_have(lens):
         pass
 
 
-@pytest.mark.parametrize("rows", [[], 0])
+@pytest.mark.parametrize("rows", [[], 0, [True, False], ["one"], torch.tensor([True, False])])
 def test_rows_that_are_none(lens, rows):
     push = Intervention("resid_post", add(torch.ones(64)), rows=rows)
-    with pytest.raises(InputError, match="at least one row"), lens.intervene(push):
+    with pytest.raises(InputError, match=r"at least one row"), lens.intervene(push):
         pass
 
 
@@ -351,6 +367,9 @@ def test_melodies_that_cannot_be_taken(lens):
         Prompt("organ", melody=torch.zeros(32000))
     with pytest.raises(InputError, match="a melody is a clip"):
         Prompt("organ", melody=3)
+    for chroma in (torch.zeros(0, 12), torch.full((3, 12), float("nan"))):
+        with pytest.raises(InputError, match="at least one frame of finite numbers"):
+            Prompt("organ", melody=chroma)
     long = Prompt("organ", melody=torch.nn.functional.one_hot(torch.zeros(9).long(), 12))
     with pytest.warns(UserWarning, match="9 chroma frames and the model takes 8"):
         lens(long, lens.random_codes(frames=4))

@@ -229,6 +229,19 @@ def test_a_generation_is_cached_as_teacher_forcing_sees_it(lens):
             assert torch.allclose(value, forced.branch(branch)[name], atol=1e-4), name
 
 
+def test_patching_a_guided_run_into_itself_changes_nothing(lens):
+    bound = lens.bind(PROMPTS[0], guidance_scale=3.0)
+    tokens = bound.to_tokens(lens.random_codes(frames=4))
+    with torch.no_grad():
+        plain, cache = bound.run_with_cache(tokens)
+
+        def itself(tensor, *, hook):
+            tensor[:] = cache[hook.name]
+
+        hooks = [("blocks.1.hook_resid_pre", itself)]
+        assert torch.equal(bound.run_with_hooks(tokens, fwd_hooks=hooks), plain)
+
+
 def test_transformer_lens_patches_a_bound_lens(lens):
     codes = lens.random_codes(frames=4)
     bound = lens.bind(PROMPTS[0])

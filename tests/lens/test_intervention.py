@@ -1,10 +1,12 @@
 """The one primitive: operations, windows, rows, coefficients and branches."""
 
+import numpy as np
 import pytest
 import torch
 from truth import n_prefix
 
 from audio_lens import Intervention, add, project_out, replace, window
+from audio_lens.testing import random_musicgen
 
 PROMPTS = ["slow piano", "fast drums"]
 VECTOR = torch.randn(64, generator=torch.Generator().manual_seed(1))
@@ -65,6 +67,78 @@ def test_rows_and_coefficients_by_row(lens):
     plain, edited = streams(lens, both)
     assert torch.equal(edited[0], plain[0])
     assert torch.equal(edited[1], plain[1] - 2 * VECTOR)
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_operations_in_place_keep_to_rows_and_times(lens, returns):
+    def halve(tensor, coefficient, hook):
+        tensor.mul_(0.5)
+        return tensor if returns else None
+
+    plain, edited = streams(lens, Intervention("resid_post", halve, layers=1, rows=[1]))
+    assert torch.equal(edited[0], plain[0])
+    assert torch.equal(edited[1], plain[1] / 2)
+    late = Intervention("resid_post", halve, layers=1, when=window(0.04))
+    before = n_prefix(lens, PROMPTS[0]) + 2
+    plain, edited = streams(lens, late)
+    assert torch.equal(edited[:, :before], plain[:, :before])
+    assert torch.equal(edited[:, before:], plain[:, before:] / 2)
+    plain, edited = streams(lens, Intervention("resid_post", halve, layers=1))
+    assert torch.equal(edited, plain / 2)
+
+
+@pytest.mark.parametrize("rows", [torch.tensor([1]), np.array([1]), (1,), range(1, 2)])
+def test_rows_in_any_form(lens, rows):
+    plain, edited = streams(lens, Intervention("resid_post", add(VECTOR), layers=1, rows=rows))
+    assert torch.equal(edited[0], plain[0])
+    assert torch.equal(edited[1], plain[1] + VECTOR)
+
+
+@pytest.mark.families("mono")
+@pytest.mark.parametrize("op", [add, replace, project_out])
+def test_a_vector_that_changes_is_followed(lens, op):
+    vector = VECTOR.clone()
+    push = Intervention("resid_post", op(vector), layers=1, coefficient=2.0)
+    codes = lens.random_codes(frames=5)
+    with torch.no_grad(), lens.intervene(push):
+        first = lens(PROMPTS[0], codes)
+        vector[:32].mul_(5)
+        second = lens(PROMPTS[0], codes)
+    fresh = Intervention("resid_post", op(vector.clone()), layers=1, coefficient=2.0)
+    with torch.no_grad(), lens.intervene(fresh):
+        assert torch.equal(lens(PROMPTS[0], codes), second)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.families("mono")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_vector_can_be_learnt(dtype):
+    own = random_musicgen(n_layers=2).to(dtype)
+    vector = VECTOR.clone().requires_grad_()
+    push = Intervention("resid_post", add(vector), layers=0)
+    codes, losses = own.random_codes(frames=5), []
+    for _ in range(3):
+        with own.intervene(push):
+            loss = -own(PROMPTS[0], codes).float().log_softmax(-1)[..., 7].mean()
+        (gradient,) = torch.autograd.grad(loss, vector)
+        losses.append(float(loss.detach()))
+        with torch.no_grad():
+            vector -= 5 * gradient / gradient.norm()
+    assert losses[2] < losses[1] < losses[0]
+
+
+@pytest.mark.families("mono")
+@pytest.mark.parametrize("op", [add, replace, project_out])
+def test_a_coefficient_alone_and_in_a_list_are_one(op):
+    half = random_musicgen(n_layers=2).to(torch.bfloat16)
+    codes = half.random_codes(frames=5)
+    with torch.no_grad():
+        results = []
+        for coefficient in (0.3, [0.3]):
+            push = Intervention("resid_post", op(VECTOR), layers=1, coefficient=coefficient)
+            with half.intervene(push):
+                results.append(half(PROMPTS[0], codes))
+    assert torch.equal(*results)
 
 
 def test_windows_in_seconds(lens):

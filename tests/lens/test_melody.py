@@ -7,7 +7,7 @@ import pytest
 import torch
 from truth import n_prefix
 
-from audio_lens import Clip, Intervention, Prompt, add, window
+from audio_lens import Clip, Intervention, Prompt, add, difference_in_means, window
 from audio_lens.analysis.collect import collect
 from audio_lens.audio.melody import chroma_of
 from audio_lens.errors import InputError, SiteError
@@ -166,6 +166,55 @@ def test_the_unconditional_text_is_a_place_too(lens):
     assert not torch.equal(written, plain)
 
 
+def test_a_window_reaches_the_codebooks(lens):
+    codes, seen = lens.random_codes(frames=6), {}
+    push = Intervention("embed.codebook", add(PUSH), when=window(0.04, 0.06))
+
+    def look(tensor, *, hook):
+        seen[hook.name] = tensor.clone()
+
+    plain = lens.run_with_cache("organ", codes, names_filter="embed.codebook")[1]
+    with lens.intervene(push):
+        lens.run_with_hooks("organ", codes, fwd_hooks=[("embed.codebook", look)])
+    changed = (seen["embed.hook_codebook"] != plain["embed.codebook"]).any(-1)[0, 0]
+    assert changed.tolist() == [False, False, True] + [False] * 6
+
+
+def test_a_clip_that_does_not_fit_behind_its_prompt_is_refused(lens):
+    with pytest.raises(InputError, match="the prompt's own positions taken off"):
+        lens.generate("organ", seconds=lens.cfg.max_seconds, progress=False)
+
+
+def test_prompts_with_other_melodies_are_other_prompts(lens):
+    one, two = Prompt("organ", melody=TUNE), Prompt("organ", melody=TUNE.roll(3, 1))
+    assert one == Prompt("organ", melody=TUNE.clone())
+    assert one != two
+    assert one != "organ"
+    assert Prompt("organ") == "organ"
+    assert len({one, two, Prompt("organ", melody=TUNE)}) == 2
+    higher = difference_in_means(
+        lens, positive=[two], negative=[one], pool="end_of_text", progress=False
+    )
+    other = difference_in_means(
+        lens, positive=[one], negative=[two], pool="end_of_text", progress=False
+    )
+    assert max(higher.norms.values()) > 0.01
+    assert higher.provenance["prompts_sha256"] != other.provenance["prompts_sha256"]
+    assert higher.provenance["seconds"] == 1 / 50
+
+
+def test_poles_of_different_length_are_warned_of(lens):
+    with pytest.warns(UserWarning, match="different numbers of text tokens"):
+        difference_in_means(
+            lens, positive=["fast"], negative=["slowly"], pool="end_of_text", progress=False
+        )
+
+
+def test_an_end_of_text_without_text_is_refused(lens):
+    with pytest.raises(InputError, match="whose text is zero"):
+        collect(lens, ["organ"], pool="end_of_text", branch="uncond", progress=False)
+
+
 def test_pooling_at_the_end_of_the_text(lens):
     pooled = collect(lens, UNEVEN[:3], pool="end_of_text", progress=False)
     taught = collect(
@@ -220,6 +269,6 @@ def test_prompts_take_a_melody_in_any_form(lens, tmp_path):
     forms = [(clip, None), (path, None), (tone, 16000), (np.stack([tone, tone]), 16000)]
     for melody, rate in forms:
         prompt = Prompt("an organ", melody=melody, sample_rate=rate)
-        assert prompt == "an organ"
+        assert str(prompt) == "an organ"
         assert prompt.chroma.argmax(-1).unique().tolist() == [9]
     assert Prompt("an organ").chroma is None

@@ -27,6 +27,16 @@ def test_every_site_passes_the_self_check(half):
     assert report.ok, report.failures
 
 
+def test_torchs_words_for_casting_keep_the_lens_in_step():
+    lens = random_musicgen(n_layers=1)
+    casts = [("bfloat16", torch.bfloat16), ("half", torch.float16), ("double", torch.float64),
+             ("float", torch.float32)]  # fmt: skip
+    for word, dtype in casts:
+        assert getattr(lens, word)() is lens
+        assert lens.cfg.dtype == dtype == next(lens.hf_model.decoder.parameters()).dtype
+    assert lens.cpu() is lens
+
+
 @pytest.mark.parametrize("do_sample", [False, True])
 def test_codes_are_transformers(half, do_sample):
     torch.manual_seed(5)

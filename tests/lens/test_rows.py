@@ -83,6 +83,34 @@ def test_a_row_without_prompt_is_the_unconditional_run(lens):
     assert not torch.allclose(mixed[:1], null, atol=1e-2)
 
 
+@pytest.mark.parametrize("branch", ["cond", "both"])
+def test_a_row_without_prompt_does_not_depend_on_its_company(lens, branch):
+    vector = torch.randn(64, generator=torch.Generator().manual_seed(0)) * 3
+    codes = lens.random_codes(frames=5)
+    push = Intervention("resid_post", add(vector), layers=1, branch=branch)
+    with torch.no_grad(), lens.intervene(push):
+        alone = lens([None], codes, guidance_scale=3.0)
+        beside = lens([None, "organ"], codes, guidance_scale=3.0)
+    assert torch.allclose(beside[:1], alone, atol=1e-4)
+    made = {"seconds": 0.3, "seed": 2, "progress": False}
+    with lens.intervene(push):
+        (single,) = lens.generate([None], **made)
+        first, _ = lens.generate([None, "organ"], **made)
+    assert torch.equal(single.codes, first.codes)
+
+
+def test_text_of_rows_without_prompt_is_in_the_cache(lens):
+    prompts = [None, "organ", "a bright organ", None]
+    _, cache = lens.run_with_cache(prompts, lens.random_codes(frames=4), names_filter="text.*")
+    assert len(cache["text.out"]) == len(cache["text.proj"]) == 4
+    assert cache["text.proj"][[0, 3]].count_nonzero() == 0
+    for row, prompt in ((1, "organ"), (2, "a bright organ")):
+        alone = lens.run_with_cache(prompt, lens.random_codes(frames=4), names_filter="text.*")[1]
+        n_tokens = alone["text.out"].shape[1]
+        ours = cache["text.out"][row, :n_tokens]
+        assert torch.allclose(ours, alone["text.out"][0], atol=1e-5)
+
+
 def test_a_list_of_seeds_repeats_a_single_prompt(lens):
     clips = lens.generate("organ", seed=[1, 2, 3], seconds=0.1, progress=False)
     assert [clip.seed for clip in clips] == [1, 2, 3]

@@ -79,6 +79,14 @@ def test_two_channels_are_coded_side_by_side(lens):
     assert torch.equal(mono[:, ::2], mono[:, 1::2])
 
 
+@pytest.mark.families("stereo")
+def test_a_mono_clip_with_codes_is_coded_anew(lens):
+    wave = torch.randn(1, 6400, generator=torch.Generator().manual_seed(0)) * 0.1
+    clip = Clip(wave, 16000, codes=torch.zeros(4, 20, dtype=torch.long))
+    assert torch.equal(lens.encode(clip), lens.encode(wave, sample_rate=16000))
+    assert lens.generate("organ", seconds=0.6, prefix=clip, progress=False)[0].codes.shape[0] == 8
+
+
 @pytest.mark.families("stereo", "stereo-melody")
 def test_two_channels_are_heard_side_by_side(lens):
     (clip,) = lens.generate("organ", seconds=0.3, progress=False)
@@ -121,6 +129,9 @@ def test_other_sample_rates_are_resampled(lens):
         ([], None, "nothing to encode"),
         (np.zeros(800), None, "give sample_rate="),
         (np.zeros((1, 2, 3)), 16000, "[channel sample]"),
+        (np.zeros((800, 2)), 16000, "would have 800 channels"),
+        (np.zeros(800), 0, "whole number of Hz above 0"),
+        (np.zeros(800), 44100.5, "whole number of Hz above 0"),
         (np.array([]), 16000, "[channel sample]"),
         (np.array([np.nan] * 800), 16000, "NaN"),
         (np.zeros(800, dtype=np.int16), 16000, "divide 16-bit samples by 32768"),

@@ -116,7 +116,8 @@ def test_a_sweep_is_its_runs_one_by_one(lens):
     (twin,) = lens.generate("organ", seed=3, **settings)
     assert torch.equal(rows[4].clip.codes, twin.codes)
     assert not torch.equal(rows[0].clip.codes, twin.codes)
-    assert rows[0].clip.interventions == ("steered at resid_post layer 1, cond, raw x -1",)
+    said = "steered at resid_post layer 1, cond, raw x -1, from 0.1 s"
+    assert rows[0].clip.interventions == (said,)
 
 
 def test_a_sweep_splits_into_batches(lens):
