@@ -27,7 +27,8 @@ def hook_registration(
         names = spec
     elif len(sites) > 3:
         names += f" and {len(sites) - 3} more"
-    return Registration(fn, sites, branch, kind, label=lambda row: f"{said} at {names}")
+    where = names if branch == "both" else f"{names}, {branch}"
+    return Registration(fn, sites, branch, kind, label=lambda row: f"{said} at {where}")
 
 
 def _check_signature(spec: Spec, fn: HookFunction) -> None:
