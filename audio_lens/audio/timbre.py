@@ -32,9 +32,7 @@ _HARMONIC_POWER = 2.0
 
 def _spectra(
     wave: Float[np.ndarray, " sample"], sample_rate: int
-) -> tuple[
-    Float[np.ndarray, "frame bin"], Float[np.ndarray, " bin"], Float[np.ndarray, " frame"]
-]:
+) -> tuple[Float[np.ndarray, "frame bin"], Float[np.ndarray, " bin"], Float[np.ndarray, " frame"]]:
     """Magnitudes from 160 Hz up, the frequency of each bin in Hz, the RMS of each frame."""
     length = min(len(wave), round(_WINDOW_SECONDS * sample_rate))
     frames = framed(wave, length, max(1, length // 2))
@@ -184,7 +182,9 @@ def flatness(audio: Any, sample_rate: int) -> float:
     spectra = spectra[_sounding(level)]
     if not spectra.size:
         return float("nan")
-    power = spectra**2 + 1e-20
+    power = spectra**2
+    # Against the loudest frame, so that gain changes nothing; far below any sound.
+    power = power / power.mean(axis=1).max() + 1e-20
     return float(np.median(np.exp(np.mean(np.log(power), axis=1)) / np.mean(power, axis=1)))
 
 

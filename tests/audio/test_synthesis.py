@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 
 from audio_lens.audio import words
 from audio_lens.audio.level import loudness, rms
+from audio_lens.audio.onsets import onset_rate
 from audio_lens.audio.synthesis import (
     BPM_RANGE,
     FAST_BPM,
@@ -18,7 +19,7 @@ from audio_lens.audio.synthesis import (
     render,
     with_labels,
 )
-from audio_lens.audio.tempo import onset_rate, pulse_bpm
+from audio_lens.audio.tempo import pulse_bpm
 from audio_lens.audio.timbre import semitones, spectral_centroid
 
 FACTORS = (

@@ -5,7 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from audio_lens.audio.timbre import flatness, semitones, spectral_centroid
+from audio_lens.audio.synthesis import draw, render, with_labels
+from audio_lens.audio.timbre import (
+    centroid_semitones,
+    flatness,
+    harmonic_centroid,
+    high_band_ratio,
+    rolloff,
+    semitones,
+    spectral_centroid,
+)
+from audio_lens.errors import InputError
 
 RATE = 16_000
 SECONDS = np.arange(2 * RATE) / RATE
@@ -45,16 +55,91 @@ def test_flatness_tells_a_tone_from_noise():
     assert flatness(NOISE, RATE) > 0.4
 
 
-@pytest.mark.parametrize("measure", [spectral_centroid, flatness])
+MEASURES = [
+    spectral_centroid,
+    centroid_semitones,
+    harmonic_centroid,
+    rolloff,
+    high_band_ratio,
+    flatness,
+]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
 def test_silence_has_no_timbre(measure):
     assert math.isnan(measure(np.zeros(RATE), RATE))
-    with pytest.raises(ValueError, match="not empty"):
+    assert math.isnan(measure(3e-4 * NOISE / NOISE.std(), RATE))
+    with pytest.raises(InputError, match="not empty"):
         measure(np.zeros(0), RATE)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_gain_changes_nothing(measure):
+    wave = render(draw(3), 3.0).astype(float)
+    assert measure(0.1 * wave, RATE) == pytest.approx(measure(wave, RATE), rel=1e-6)
+
+
+def test_centroid_in_semitones():
+    assert centroid_semitones(tone(880), RATE) == pytest.approx(12, abs=0.1)
+    assert centroid_semitones(tone(880), RATE, reference=880) == pytest.approx(0, abs=0.1)
+    with pytest.raises(InputError, match="above zero"):
+        centroid_semitones(tone(880), RATE, reference=0)
+
+
+def test_rolloff_of_three_equal_tones():
+    chord = tone(500) + tone(1000) + tone(3000)
+    assert rolloff(chord, RATE) == pytest.approx(3000, rel=0.02)
+    assert rolloff(chord, RATE, share=0.5) == pytest.approx(1000, rel=0.02)
+    with pytest.raises(InputError, match="share=85"):
+        rolloff(chord, RATE, share=85)
+
+
+def test_high_band_is_the_share_of_power():
+    assert high_band_ratio(tone(500) + tone(3000), RATE) == pytest.approx(0.5, abs=0.01)
+    assert high_band_ratio(2 * tone(500) + tone(3000), RATE) == pytest.approx(0.2, abs=0.01)
+    assert high_band_ratio(tone(500), RATE) < 1e-3
+    for above in (100, 8000):
+        with pytest.raises(InputError, match=f"above={above}"):
+            high_band_ratio(tone(500), RATE, above=above)
+
+
+@pytest.mark.parametrize("measure", [spectral_centroid, harmonic_centroid, rolloff])
+def test_noise_60_db_below_the_music_moves_little(measure):
+    """As librosa's would not: it reads twice the roll-off there."""
+    noise = np.random.default_rng(0).standard_normal(4 * RATE)
+    wave = render(with_labels(draw(7), brightness=0.1), 4.0).astype(float)
+    noisy = wave + noise * wave.std() * 10 ** (-60 / 20)
+    assert abs(semitones(measure(noisy, RATE), measure(wave, RATE))) < 0.5
+
+
+def test_the_harmonic_part_does_without_hats_and_snare():
+    labels = {"brightness": 0.2, "drums": True, "template": 5, "bpm": 120.0, "genre": "pop"}
+    bare = with_labels(draw(6), hats=0, snare=False, **labels)
+    waves = [render(r, 6.0) for r in (bare, with_labels(bare, hats=2, snare=True))]
+    moved = {
+        measure: abs(semitones(*(measure(wave, RATE) for wave in waves)))
+        for measure in (spectral_centroid, harmonic_centroid)
+    }
+    assert moved[harmonic_centroid] < 1.0
+    assert moved[harmonic_centroid] < 0.5 * moved[spectral_centroid]
+
+
+def test_centroid_rolloff_and_flatness_agree_with_librosa_on_a_full_spectrum():
+    """Where no bin falls to the floor or below 160 Hz, both measure the same thing."""
+    librosa = pytest.importorskip("librosa")
+    wave = np.random.default_rng(2).standard_normal(2 * RATE)
+    settings = {"n_fft": 1024, "hop_length": 512, "center": False}
+    theirs = librosa.feature.spectral_centroid(y=wave, sr=RATE, **settings)
+    assert spectral_centroid(wave, RATE) == pytest.approx(np.median(theirs), rel=0.03)
+    theirs = librosa.feature.spectral_rolloff(y=wave, sr=RATE, roll_percent=0.85, **settings)
+    assert rolloff(wave, RATE) == pytest.approx(np.median(theirs), rel=0.02)
+    theirs = librosa.feature.spectral_flatness(y=wave, **settings)
+    assert flatness(wave, RATE) == pytest.approx(np.median(theirs), rel=0.03)
 
 
 def test_semitones():
     assert semitones(880.0, 440.0) == 12.0
     assert semitones(440.0, 880.0) == -12.0
     assert math.isnan(semitones(math.nan, 440.0))
-    with pytest.raises(ValueError, match="above zero"):
+    with pytest.raises(InputError, match="above zero"):
         semitones(0.0, 440.0)

@@ -1,0 +1,98 @@
+"""All measures at once: of one clip, and of a steered clip against its unsteered twin."""
+
+from collections.abc import Callable
+from typing import Any
+
+from audio_lens.audio.beat import beat_bpm, beat_clarity
+from audio_lens.audio.closeness import chroma_closeness, log_mel_distance
+from audio_lens.audio.level import clipped_fraction, loudness, peak, rms, silent_fraction
+from audio_lens.audio.onsets import onset_rate
+from audio_lens.audio.repetition import loop_score
+from audio_lens.audio.tempo import density, is_suspect, octaves, pulse_bpm, pulse_clarity
+from audio_lens.audio.timbre import (
+    centroid_semitones,
+    flatness,
+    harmonic_centroid,
+    high_band_ratio,
+    rolloff,
+    semitones,
+    spectral_centroid,
+)
+from audio_lens.audio.waveform import as_channels
+from audio_lens.errors import InputError
+
+MEASURES: dict[str, Callable[[Any, int], float]] = {
+    "pulse_bpm": pulse_bpm,
+    "pulse_clarity": pulse_clarity,
+    "beat_bpm": beat_bpm,
+    "beat_clarity": beat_clarity,
+    "onset_rate": onset_rate,
+    "density": density,
+    "spectral_centroid": spectral_centroid,
+    "centroid_semitones": centroid_semitones,
+    "harmonic_centroid": harmonic_centroid,
+    "rolloff": rolloff,
+    "high_band_ratio": high_band_ratio,
+    "flatness": flatness,
+    "loudness": loudness,
+    "rms": rms,
+    "peak": peak,
+    "silent_fraction": silent_fraction,
+    "clipped_fraction": clipped_fraction,
+    "loop_score": loop_score,
+}
+"""Every measure of one clip, by name; units are in their docstrings."""
+
+
+def evaluate(audio: Any, sample_rate: int, only: tuple[str, ...] = ()) -> dict[str, float]:
+    """What is heard in a clip: each measure by name, or those in `only`, in their order.
+
+    audio: float [sample] or [channel sample]; sample_rate: Hz. Raises InputError for a malformed
+    array or an unknown name.
+
+    >>> import numpy as np
+    >>> tone = 0.1 * np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)
+    >>> {k: round(v) for k, v in evaluate(tone, 16000, ("spectral_centroid", "rms")).items()}
+    {'spectral_centroid': 440, 'rms': -23}
+    """
+    if unknown := sorted(set(only) - set(MEASURES)):
+        raise InputError(f"no measure {unknown[0]!r}: expected one of {', '.join(MEASURES)}")
+    wave = as_channels(audio, sample_rate)
+    return {name: MEASURES[name](wave, sample_rate) for name in only or MEASURES}
+
+
+def compare(audio: Any, twin: Any, sample_rate: int) -> dict[str, float]:
+    """What changed from the twin: tempo and onsets in octaves, timbre in semitones, closeness.
+
+    `suspect` is 1.0 where the change of the pulse looks like a jump to another metrical level.
+    NaN where either clip has no value. Raises InputError for a malformed array.
+
+    >>> import numpy as np
+    >>> tone = 0.1 * np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)
+    >>> compare(tone, tone, 16000)["centroid_semitones"]
+    0.0
+    """
+    rates = ("pulse_bpm", "beat_bpm", "onset_rate")
+    tones = ("spectral_centroid", "harmonic_centroid", "rolloff")
+    levels = ("loudness", "flatness")
+    new, old = (evaluate(clip, sample_rate, (*rates, *tones, *levels)) for clip in (audio, twin))
+    pulse, beat, onsets = (_octaves(new[name], old[name]) for name in rates)
+    centroid, harmonic, top = (semitones(new[name], old[name]) for name in tones)
+    return {
+        "pulse_octaves": pulse,
+        "beat_octaves": beat,
+        "onset_octaves": onsets,
+        "suspect": float(is_suspect(pulse, onsets)),
+        "centroid_semitones": centroid,
+        "harmonic_semitones": harmonic,
+        "rolloff_semitones": top,
+        "flatness": new["flatness"] - old["flatness"],
+        "loudness": new["loudness"] - old["loudness"],
+        "chroma_closeness": chroma_closeness(audio, twin, sample_rate),
+        "log_mel_distance": log_mel_distance(audio, twin, sample_rate),
+    }
+
+
+def _octaves(new: float, old: float) -> float:
+    """As `octaves`, and NaN where a rate is zero: from no attacks there is no ratio."""
+    return octaves(new, old) if new != 0 and old != 0 else float("nan")

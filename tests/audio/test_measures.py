@@ -1,0 +1,68 @@
+"""All measures at once: what is named is measured, and known twins differ where they should."""
+
+import math
+
+import numpy as np
+import pytest
+
+from audio_lens.audio.measures import MEASURES, compare, evaluate
+from audio_lens.audio.synthesis import draw, render, with_labels
+from audio_lens.audio.timbre import spectral_centroid
+from audio_lens.errors import InputError
+
+RATE = 16_000
+PIECE = with_labels(draw(1), bpm=90.0, drums=True, hats=1, brightness=0.4, level=-27.0, template=5)
+CLIP = render(PIECE, 8.0)
+
+
+def test_every_measure_is_there_and_documented():
+    found = evaluate(CLIP, RATE)
+    assert list(found) == list(MEASURES)
+    assert found["pulse_bpm"] == pytest.approx(90, rel=0.01)
+    assert found["loudness"] == pytest.approx(-27, abs=0.1)
+    assert found["spectral_centroid"] == spectral_centroid(CLIP, RATE)
+    for name, measure in MEASURES.items():
+        assert measure.__name__ == name
+        assert ">>>" in measure.__doc__
+
+
+def test_only_some_in_their_order():
+    assert list(evaluate(CLIP, RATE, ("rms", "flatness"))) == ["rms", "flatness"]
+    with pytest.raises(InputError, match="no measure 'mood': expected one of pulse_bpm"):
+        evaluate(CLIP, RATE, ("mood",))
+
+
+def test_silence_is_nan_but_for_level():
+    found = evaluate(np.zeros(8 * RATE), RATE)
+    known = {name for name, value in found.items() if not math.isnan(value)}
+    assert known == {"loudness", "rms", "peak", "silent_fraction", "clipped_fraction"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "changed", "by"),
+    [
+        ({"bpm": 135.0}, "pulse_octaves", np.log2(1.5)),
+        ({"level": -24.0}, "loudness", 3.0),
+    ],
+)
+def test_twins_differ_where_their_labels_do(labels, changed, by):
+    found = compare(render(with_labels(PIECE, **labels), 8.0), CLIP, RATE)
+    assert found[changed] == pytest.approx(by, abs=0.1)
+    assert found["suspect"] == 0
+    assert found["chroma_closeness"] > 0.7
+
+
+def test_brighter_twins_are_brighter_in_every_way():
+    found = compare(render(with_labels(PIECE, brightness=0.9), 8.0), CLIP, RATE)
+    for name in ("centroid_semitones", "harmonic_semitones", "rolloff_semitones"):
+        assert found[name] > 4
+    assert found["pulse_octaves"] == pytest.approx(0, abs=0.01)
+
+
+def test_what_cannot_be_compared_is_nan():
+    found = compare(np.zeros(8 * RATE), CLIP, RATE)
+    assert found.pop("loudness") == -math.inf
+    assert found.pop("suspect") == 0
+    assert all(math.isnan(value) for value in found.values())
+    tone = 0.1 * np.sin(np.arange(8 * RATE) / 10)
+    assert math.isnan(compare(tone, CLIP, RATE)["onset_octaves"])  # no attacks at all
