@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from audio_lens.errors import SiteError
 from audio_lens.lens.engine import Registration
 from audio_lens.lens.layout import Layout
-from audio_lens.lens.run import Hook
+from audio_lens.lens.run import Hook, Run
 from audio_lens.lens.sites import Site
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Recording:
         self._sites = sites
         self._device = device
         self._steps: dict[tuple[str, Site, str], dict[Rows, list[Tensor]]] = {}
-        self._layouts: dict[Rows, Layout] = {}
+        self._runs: dict[Rows, Run] = {}
 
     def registrations(self, *, gradients: bool = False) -> list[Registration]:
         """What to have in place while the run lasts."""
@@ -46,8 +46,7 @@ class Recording:
         kept = tensor.detach().to(device, copy=True)
         groups = self._steps.setdefault((hook.branch, hook.site, suffix), {})
         groups.setdefault(hook.rows, []).append(kept)
-        if hook.layout.n_prefix or hook.rows not in self._layouts:
-            self._layouts[hook.rows] = hook.layout
+        self._runs[hook.rows] = hook._run  # it knows its layout once the prompts are encoded
 
     def _keep_gradient(self, gradient: Tensor, *, hook: Hook) -> None:
         self._keep(gradient, hook=hook, suffix="_grad")
@@ -66,10 +65,10 @@ class Recording:
 
     def _rows_layouts(self) -> tuple[Layout, ...]:
         """Where prefix and music lie, for each row in the caller's order."""
-        longest = max((layout.n_prefix for layout in self._layouts.values()), default=0)
+        longest = max((run.layout.n_prefix for run in self._runs.values()), default=0)
         by_row = {
-            row: replace(layout, pad=longest - layout.n_prefix)
-            for rows, layout in self._layouts.items()
+            row: replace(run.layout, pad=longest - run.layout.n_prefix)
+            for rows, run in self._runs.items()
             for row in rows
         }
         return tuple(by_row[row] for row in sorted(by_row))

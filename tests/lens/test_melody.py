@@ -125,6 +125,14 @@ def test_caches_of_uneven_rows_line_up_at_the_music(lens):
     assert one.layout == cache.layouts[1]
 
 
+@pytest.mark.parametrize("kept", ["text.proj", "melody.proj", "embed.codebook", "logits"])
+def test_a_cache_knows_its_layout_whatever_was_kept(lens, kept):
+    _, cache = lens.run_with_cache("organ", lens.random_codes(frames=6), names_filter=kept)
+    assert cache.layout == Layout(n_chroma=8, n_text=len(lens.text_tokens("organ")))
+    _, cache = lens.generate("organ", seconds=0.1, names_filter=kept, progress=False)
+    assert cache.layout.n_prefix == n_prefix(lens, "organ")
+
+
 def test_stopping_early_with_uneven_rows(lens):
     codes, prompts = lens.random_codes(frames=6, batch=3), UNEVEN[:3]
     stream, cache = lens.run_with_cache(prompts, codes, stop_at_layer=1)
