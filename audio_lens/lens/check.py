@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -162,13 +162,11 @@ def _disturb(row: int, tensor: Tensor, *, hook: Hook) -> None:
         tensor[row] = value + noise * (1 + value[value.isfinite()].abs().mean())
 
 
-def _before(
-    lens: "AudioLens", sites: list[Site], streams: "ActivationCache"
-) -> dict[str, Tensor | tuple[Tensor, None]]:
+def _before(lens: "AudioLens", sites: list[Site], streams: "ActivationCache") -> dict[str, Any]:
     """What the blocks before all of these sites put out: nobody writes there, so it is known."""
     first = min(_first_block(lens, site) for site in sites)
-    stream = streams["resid_pre", first]
-    output = (stream, None) if lens.cfg.chroma_length else stream
+    block_output = lens.sites["blocks.0.hook_resid_post"].port
+    output = block_output.put((None, None), streams["resid_pre", first], {})
     return {f"{DECODER}.layers.{layer}": output for layer in range(first)}
 
 

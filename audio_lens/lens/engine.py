@@ -21,6 +21,7 @@ from torch import Tensor
 from audio_lens.errors import AudioLensError, HookError, InputError, SiteError
 from audio_lens.lens.run import Hook, Run
 from audio_lens.lens.sites import Site, SiteTable
+from audio_lens.lens.writes import check_nan, check_writable, check_write, no_text
 
 HookFunction = Callable[..., Tensor | None]
 """`fn(tensor, *, hook) -> tensor or None`."""
@@ -269,7 +270,7 @@ class Engine(Interleaver):
             for branch in run.select(registration.branch, site):
                 changed |= _call(registration, site, branch, run.part(view, branch), run)
             if changed:
-                _check_nan(site, view, run)
+                check_nan(site, view, run)
             written |= changed
         if backward:
             view = _watch_gradient(view, site, backward, run)
@@ -299,8 +300,8 @@ class Engine(Interleaver):
                 part.copy_(new)
         written = view._version != before
         if written:
-            _check_writable(site, run)
-            _check_nan(site, view, run)
+            check_writable(site, run)
+            check_nan(site, view, run)
         if own and (written or view.requires_grad) and site.write != "no":
             raw = site.port.put(raw, view, run.captured)
         return raw, written
@@ -309,23 +310,6 @@ class Engine(Interleaver):
 def trace_location(site: Site, branch: str) -> str:
     """The name under which a raw trace parks at a site."""
     return site.name if branch == "cond" else f"{site.name}:{branch}"
-
-
-def check_write(site: Site, old: Tensor, new: object) -> None:
-    """Raise unless `new` can stand where `old` stood."""
-    if not isinstance(new, Tensor):
-        raise HookError(
-            f"{site.name}: a hook returns a tensor or None, got {type(new).__name__}. "
-            f"Return None to leave the site as it is."
-        )
-    for what in ("shape", "dtype", "device"):
-        was, now = getattr(old, what), getattr(new, what)
-        if was != now:
-            shown = (tuple(was), tuple(now)) if what == "shape" else (was, now)
-            raise HookError(
-                f"{site.name}: a hook returned {what} {shown[1]}, expected {shown[0]} "
-                f"[{' '.join(site.axes)}]. Return a tensor like the one it was given."
-            )
 
 
 def _check_fits(registration: Registration, run: Run) -> None:
@@ -343,14 +327,6 @@ def _check_fits(registration: Registration, run: Run) -> None:
             raise HookError(no_text(site))
 
 
-def _check_writable(site: Site, run: Run) -> None:
-    """Raise where a write cannot act, whoever writes."""
-    if site.write == "no":
-        raise HookError(_read_only(site))
-    if not run.has_text and site.branches == ("cond",):
-        raise HookError(no_text(site))
-
-
 def _call(registration: Registration, site: Site, branch: str, part: Tensor, run: Run) -> bool:
     hook = Hook(site, branch, run, id(registration))
     if registration.kind == "read":
@@ -365,20 +341,11 @@ def _call(registration: Registration, site: Site, branch: str, part: Tensor, run
         new = given
     if new is given and given._version == version:
         return False
-    _check_writable(site, run)
+    check_writable(site, run)
     if new is not part:
         check_write(site, part, new)
         part.copy_(new)
     return True
-
-
-def _check_nan(site: Site, tensor: Tensor, run: Run) -> None:
-    # A sum is NaN if any element is; infinities can also cancel to NaN, hence the second look.
-    if (total := tensor.sum().item()) != total and bool(tensor.isnan().any()):
-        raise HookError(
-            f"{site.name}: a hook wrote NaN (step {run.step}). Check the hook's arithmetic, for "
-            f"instance a division by a zero norm."
-        )
 
 
 def _watch_gradient(
@@ -397,24 +364,11 @@ def _watch_gradient(
             for branch in then.select(registration.branch, site):
                 part = then.part(gradient, branch)
                 if _call(registration, site, branch, part, then):
-                    _check_nan(site, part, then)
+                    check_nan(site, part, then)
         return gradient
 
     view.register_hook(on_gradient)
     return view
-
-
-def no_text(site: Site) -> str:
-    """Why a write cannot act where no text is read."""
-    return (
-        f"{site.name}: this run has no prompt, so no text is read and writing there would change "
-        f"nothing. Give a prompt, or use a site behind it."
-    )
-
-
-def _read_only(site: Site) -> str:
-    stream = f"{site.name.rsplit('.', 1)[0]}.hook_normalized"
-    return f"{site.name} is read-only: write {stream} or the residual stream before it instead."
 
 
 def _needs(sites: Iterable[Site]) -> frozenset[str]:

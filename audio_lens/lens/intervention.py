@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from audio_lens.errors import HookError, InputError
-from audio_lens.lens.engine import Registration, check_write, no_text
+from audio_lens.lens.engine import Registration
 from audio_lens.lens.run import Branch, Hook, Run, check_branch
 from audio_lens.lens.sites import Site, SiteTable, Spec
+from audio_lens.lens.writes import check_write, no_text
 
 Strength = float | Tensor
 """A coefficient as an operation gets it: a number, or a tensor that broadcasts over rows."""

@@ -436,9 +436,10 @@ class Oracle:
         yield from self._norm_hooks(f"{name}.ln1", block.self_attn_layer_norm)
         yield from self._attention_hooks(f"{name}.attn", block.self_attn)
         yield self._on_output(block.self_attn, f"{name}.hook_attn_out")
-        yield from self._norm_hooks(f"{name}.ln_cross", block.encoder_attn_layer_norm)
-        yield from self._attention_hooks(f"{name}.cross_attn", block.encoder_attn)
-        yield self._on_output(block.encoder_attn, f"{name}.hook_cross_attn_out")
+        if hasattr(block, "encoder_attn"):
+            yield from self._norm_hooks(f"{name}.ln_cross", block.encoder_attn_layer_norm)
+            yield from self._attention_hooks(f"{name}.cross_attn", block.encoder_attn)
+            yield self._on_output(block.encoder_attn, f"{name}.hook_cross_attn_out")
         yield from self._norm_hooks(f"{name}.ln2", block.final_layer_norm)
         yield self._on_output(block.fc1, f"{name}.mlp.hook_pre")
         yield self._on_output(block.activation_fn, f"{name}.mlp.hook_post")

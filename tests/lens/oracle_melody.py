@@ -160,17 +160,6 @@ class MelodyOracle(Oracle):
             yield self.decoder.register_forward_pre_hook(prefix, with_kwargs=True)
         yield from super()._embedding_hooks()
 
-    def _block_hooks(self, name: str, block: nn.Module) -> Iterator[Any]:
-        yield self._on_input(block, f"{name}.hook_resid_pre")
-        yield from self._norm_hooks(f"{name}.ln1", block.self_attn_layer_norm)
-        yield from self._attention_hooks(f"{name}.attn", block.self_attn)
-        yield self._on_output(block.self_attn, f"{name}.hook_attn_out")
-        yield from self._norm_hooks(f"{name}.ln2", block.final_layer_norm)
-        yield self._on_output(block.fc1, f"{name}.mlp.hook_pre")
-        yield self._on_output(block.activation_fn, f"{name}.mlp.hook_post")
-        yield self._on_output(block.fc2, f"{name}.hook_mlp_out")
-        yield self._on_output(block, f"{name}.hook_resid_post")
-
     def _attentions(self, block: nn.Module) -> dict[str, nn.Module]:
         return {"attn": block.self_attn}
 
