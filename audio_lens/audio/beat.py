@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import fft, ndimage, stats
+from scipy import ndimage, stats
 
-from audio_lens.audio.onsets import onset_envelope
+from audio_lens.audio.onsets import autocorrelation, onset_envelope
 from audio_lens.audio.waveform import as_mono, is_silent
 
 BPM_LIMITS = (40.0, 240.0)
@@ -37,15 +37,6 @@ class _Beats:
 
     seconds: Float[np.ndarray, " beat"]
     clarity: float
-
-
-def _autocorrelation(envelope: Float[np.ndarray, " frame"]) -> Float[np.ndarray, " lag"]:
-    """Correlation of the envelope with itself, lag by lag, 1 at lag 0; lags up to half of it."""
-    centred = envelope - envelope.mean()
-    spectrum = fft.rfft(centred, 2 * len(centred))
-    correlation = fft.irfft(np.abs(spectrum) ** 2)[: len(centred) // 2]
-    correlation /= np.arange(len(centred), len(centred) - len(correlation), -1)
-    return correlation / max(correlation[0], np.finfo(float).tiny)
 
 
 def _period(correlation: Float[np.ndarray, " lag"], hop: float) -> int:
@@ -91,7 +82,7 @@ def _beats(audio: Any, sample_rate: int) -> _Beats | None:
     smooth = ndimage.gaussian_filter1d(envelope, _SMOOTH_SECONDS / hop)
     if smooth.std() < 1e-3:  # dB: nothing ever attacks
         return None
-    correlation = _autocorrelation(smooth)
+    correlation = autocorrelation(smooth)
     period = _period(correlation, hop)
     if not period:
         return None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import ndimage, signal
+from scipy import fft, ndimage, signal
 
 from audio_lens.audio.waveform import as_mono, is_silent
 
@@ -46,6 +46,15 @@ def _bands(
     band = np.floor(4 * np.log2(np.maximum(hertz, 1) / _LOWEST_HZ)).astype(int)
     starts = [int(np.argmax(band == b)) for b in np.unique(band[band >= 0])]
     return np.add.reduceat(power, starts, axis=0)
+
+
+def autocorrelation(envelope: Float[np.ndarray, " frame"]) -> Float[np.ndarray, " lag"]:
+    """Correlation of an envelope with itself, lag by lag, 1 at lag 0; lags up to half of it."""
+    centred = envelope - envelope.mean()
+    spectrum = fft.rfft(centred, 2 * len(centred))
+    correlation = fft.irfft(np.abs(spectrum) ** 2)[: len(centred) // 2]
+    correlation /= np.arange(len(centred), len(centred) - len(correlation), -1)
+    return correlation / max(correlation[0], np.finfo(float).tiny)
 
 
 def onset_rate(audio: Any, sample_rate: int) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import fft, ndimage, signal, stats
 
-from audio_lens.audio.onsets import HOP, onset_rate
+from audio_lens.audio.onsets import HOP, autocorrelation, onset_rate
 from audio_lens.audio.timbre import flatness
 from audio_lens.audio.waveform import as_mono, is_silent
 from audio_lens.errors import InputError
@@ -116,13 +116,9 @@ def _candidate_periods(
     """Periods in seconds at the peaks of the autocorrelation, strongest first."""
     width = 0.03 / hop
     smooth = ndimage.gaussian_filter1d(np.minimum(rise, np.percentile(rise, 98)), width)
-    smooth -= smooth.mean()
-    spectrum = fft.rfft(smooth, 2 * len(smooth))
-    correlation = fft.irfft(np.abs(spectrum) ** 2)[: len(smooth)]
-    correlation /= np.arange(len(smooth), 0, -1)
+    correlation = autocorrelation(smooth)
     shortest, longest = (int(60 / bpm / hop) for bpm in BPM_LIMITS[::-1])
-    longest = min(longest + 2, len(smooth) // 2)
-    peaks, _ = signal.find_peaks(correlation[:longest])
+    peaks, _ = signal.find_peaks(correlation[: longest + 2])
     peaks = peaks[peaks >= shortest]
     peaks = peaks[np.argsort(correlation[peaks])[::-1]][:8]
     return peaks * hop
