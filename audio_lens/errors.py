@@ -1,4 +1,4 @@
-"""The errors users meet: each names the culprit, what was expected and what to do."""
+"""The errors and warnings users meet: each names the culprit, what was expected, what to do."""
 
 
 class AudioLensError(ValueError):
@@ -15,3 +15,7 @@ class HookError(AudioLensError):
 
 class InputError(AudioLensError):
     """Prompts, codes, seeds or settings that cannot be run."""
+
+
+class UnknownWordWarning(UserWarning):
+    """A prompt holds words that the checkpoint was never taught, so they steer nothing."""

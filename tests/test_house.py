@@ -11,10 +11,10 @@ import audio_lens
 
 ROOT = Path(audio_lens.__file__).parent
 FLOORS = [
-    "__main__", "cli", "recipes", "toy", "steering", "testing", "analysis", "lens", "audio",
+    "__main__", "cli", "recipes", "toy", "steering", "patching", "testing", "analysis", "lens", "audio",
     "errors",
 ]  # fmt: skip
-"""From the top down. `plots` draws what recipes hold and is called by them alone."""
+"""From the top down. `plots` draws results: only recipes and a result's own `plot` call it."""
 
 DOORS = {
     ("lens.lens", "steering"): "AudioLens.steer and AudioLens.sweep are sugar over steering",
@@ -45,7 +45,7 @@ def test_imports_go_downward(path):
     for imported in imports(path):
         room = imported.split(".")[0]
         if room == "plots":
-            assert name.startswith("recipes.")
+            assert name.startswith("recipes.") or name == "patching.result"
             continue
         assert FLOORS.index(room) >= floor or (name, room) in DOORS, f"{name} imports {imported}"
 
@@ -78,6 +78,25 @@ def test_the_lens_does_without_transformer_lens_until_a_cache_is_asked_for():
         "print('transformer_lens' in sys.modules)"
     )
     assert seen.split() == ["False", "True"]
+
+
+def test_measuring_compiles_nothing():
+    """librosa's first call compiles for ten seconds and more: no measure, and no lens, calls it."""
+    seen = run(
+        "import sys, numpy as np; "
+        "from audio_lens.audio.measures import compare, evaluate; "
+        "from audio_lens.audio.quality import quality_guard, vitals; "
+        "from audio_lens.audio.melody import Prompt; "
+        "from audio_lens.testing import random_musicgen as r; "
+        "t = np.arange(48000) / 16000; "
+        "clip = np.sin(2 * np.pi * 60 * t) * np.exp(-(t % 0.5) / 0.08); "
+        "evaluate(clip, 16000), compare(clip, clip, 16000); "
+        "quality_guard(vitals(clip, 16000), vitals(clip, 16000), tempo='pulse'); "
+        "Prompt('organ', melody=clip, sample_rate=16000); "
+        "r(n_layers=1).generate('organ', seconds=0.1, progress=False); "
+        "print([m for m in ('librosa', 'numba', 'llvmlite') if m in sys.modules])"
+    )
+    assert seen == "[]"
 
 
 def test_the_face():

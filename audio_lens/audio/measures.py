@@ -7,6 +7,7 @@ from audio_lens.audio.beat import beat_bpm, beat_clarity
 from audio_lens.audio.closeness import chroma_closeness, log_mel_distance
 from audio_lens.audio.level import clipped_fraction, loudness, peak, rms, silent_fraction
 from audio_lens.audio.onsets import onset_rate
+from audio_lens.audio.register import register
 from audio_lens.audio.repetition import loop_score
 from audio_lens.audio.tempo import density, is_suspect, octaves, pulse_bpm, pulse_clarity
 from audio_lens.audio.timbre import (
@@ -34,6 +35,7 @@ MEASURES: dict[str, Callable[[Any, int], float]] = {
     "rolloff": rolloff,
     "high_band_ratio": high_band_ratio,
     "flatness": flatness,
+    "register": register,
     "loudness": loudness,
     "rms": rms,
     "peak": peak,
@@ -62,7 +64,7 @@ def evaluate(audio: Any, sample_rate: int, only: tuple[str, ...] = ()) -> dict[s
 
 
 def compare(audio: Any, twin: Any, sample_rate: int) -> dict[str, float]:
-    """What changed from the twin: tempo and onsets in octaves, timbre in semitones, closeness.
+    """What changed from the twin: tempo and onsets in octaves, timbre and register in semitones.
 
     `suspect` is 1.0 where the change of the pulse looks like a jump to another metrical level.
     NaN where either clip has no value. Raises InputError for a malformed array.
@@ -74,8 +76,8 @@ def compare(audio: Any, twin: Any, sample_rate: int) -> dict[str, float]:
     """
     rates = ("pulse_bpm", "beat_bpm", "onset_rate")
     tones = ("spectral_centroid", "harmonic_centroid", "rolloff")
-    levels = ("loudness", "flatness")
-    new, old = (evaluate(clip, sample_rate, (*rates, *tones, *levels)) for clip in (audio, twin))
+    plain = ("register", "loudness", "flatness")
+    new, old = (evaluate(clip, sample_rate, (*rates, *tones, *plain)) for clip in (audio, twin))
     pulse, beat, onsets = (_octaves(new[name], old[name]) for name in rates)
     centroid, harmonic, top = (semitones(new[name], old[name]) for name in tones)
     return {
@@ -86,6 +88,7 @@ def compare(audio: Any, twin: Any, sample_rate: int) -> dict[str, float]:
         "centroid_semitones": centroid,
         "harmonic_semitones": harmonic,
         "rolloff_semitones": top,
+        "register_semitones": new["register"] - old["register"],
         "flatness": new["flatness"] - old["flatness"],
         "loudness": new["loudness"] - old["loudness"],
         "chroma_closeness": chroma_closeness(audio, twin, sample_rate),

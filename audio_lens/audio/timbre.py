@@ -41,8 +41,14 @@ def _spectra(
     return spectra[:, heard], hertz[heard], np.sqrt(np.mean(frames**2, axis=1))
 
 
-def _sounding(level: Float[np.ndarray, " frame"]) -> np.ndarray:
-    """Which frames are loud enough, against the clip's own loud ones; none where all is silent."""
+def sounding(level: Float[np.ndarray, " frame"]) -> np.ndarray:
+    """Which frames are loud enough, against the clip's own loud ones; none where all is silent.
+
+    level: RMS by frame, full scale at 1.0. A frame sounds down to 30 dB below the loud ones.
+
+    >>> sounding(np.array([0.1, 0.05, 0.001]))
+    array([ True,  True, False])
+    """
     loud = np.percentile(level, 95)
     if loud < 10 ** (SILENCE_DBFS / 20):
         return np.zeros(len(level), dtype=bool)
@@ -63,7 +69,7 @@ def _heard(
 ) -> tuple[Float[np.ndarray, "frame bin"], Float[np.ndarray, " bin"]]:
     """Magnitudes above the floor in sounding frames, and Hz; no frames where all is silent."""
     spectra, hertz, level = _spectra(as_mono(audio, sample_rate), sample_rate)
-    return _above_floor(spectra[_sounding(level)]), hertz
+    return _above_floor(spectra[sounding(level)]), hertz
 
 
 def spectral_centroid(audio: Any, sample_rate: int) -> float:
@@ -158,14 +164,13 @@ def harmonic_centroid(audio: Any, sample_rate: int) -> float:
     440
     """
     spectra, hertz, level = _spectra(as_mono(audio, sample_rate), sample_rate)
-    sounding = _sounding(level)
     hop = _WINDOW_SECONDS / 2
     held = ndimage.median_filter(spectra, size=(2 * round(_HELD_SECONDS / hop / 2) + 1, 1))
     across = 2 * round(_STROKE_HZ * _WINDOW_SECONDS / 2) + 1
     strokes = ndimage.median_filter(spectra, size=(1, across))
     held, strokes = held**_HARMONIC_POWER, strokes**_HARMONIC_POWER
     mask = held / np.maximum(held + strokes, np.finfo(float).tiny)
-    return _median_centroid(_above_floor((spectra * mask)[sounding]), hertz)
+    return _median_centroid(_above_floor((spectra * mask)[sounding(level)]), hertz)
 
 
 def flatness(audio: Any, sample_rate: int) -> float:
@@ -179,7 +184,7 @@ def flatness(audio: Any, sample_rate: int) -> float:
     True
     """
     spectra, _, level = _spectra(as_mono(audio, sample_rate), sample_rate)
-    spectra = spectra[_sounding(level)]
+    spectra = spectra[sounding(level)]
     if not spectra.size:
         return float("nan")
     power = spectra**2

@@ -6,6 +6,7 @@ for training are built from the same instruments, genres, word pairs and templat
 never sees are the *combinations* of instrument, genre and template that the pole prompts use.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 INSTRUMENTS = (
@@ -63,6 +64,47 @@ TIMBRE_PAIRS = (
     ("sharp", "rounded"),
 )
 _PAIRS = {"tempo": TEMPO_PAIRS, "timbre": TIMBRE_PAIRS}
+#: The plainest pair of each concept, by its place: fast and slow, bright and dark.
+CORE_PAIR = 0
+
+#: Words that no prompt uses, and what they mean besides tempo or timbre: a direction made of them
+#: would hold that too.
+NOT_USED = {
+    "calm": ("energy", "mood"),
+    "gentle": ("level", "energy"),
+    "relaxed": ("energy", "mood"),
+    "lively": ("energy", "mood"),
+    "energetic": ("energy", "level"),
+    "upbeat": ("mood", "energy"),
+    "warm": ("mood",),
+    "mellow": ("mood", "level"),
+    "soft": ("level", "the other concept"),
+    "harsh": ("level", "mood"),
+    "loud": ("level",),
+    "happy": ("mood", "the other concept"),
+    "sad": ("mood", "the other concept"),
+}
+#: Genres that no prompt uses, because they imply a pole: a march has its tempo, a lullaby both.
+GENRES_NOT_USED = (
+    "techno",
+    "punk",
+    "metal",
+    "drum and bass",
+    "ballad",
+    "ambient",
+    "lullaby",
+    "lo-fi",
+    "waltz",
+    "march",
+)
+
+#: First and last seed for each purpose, so that nothing is reported on what it was chosen on; None
+#: is without end.
+SEEDS: dict[str, tuple[int, int | None]] = {
+    "dev": (0, 99),
+    "test": (1000, 1099),
+    "directions": (2000, None),
+}
 _PHRASES = {"tempo": "at a {} tempo", "timbre": "with a {} tone"}
 
 #: The recipes' templates, all of which name drums or a beat; {pole} is empty in a neutral prompt.
@@ -172,24 +214,49 @@ def contexts() -> tuple[Context, ...]:
     )
 
 
-def pole_prompts(concept: str) -> PolePrompts:
-    """The 100 matched prompt pairs of a concept ("tempo" or "timbre").
+def pole_prompts(concept: str, only: Collection[int] | None = None) -> PolePrompts:
+    """The 100 matched prompt pairs of a concept ("tempo" or "timbre"), or those of some word pairs.
 
-    Raises ValueError for an unknown concept.
+    only: places in `pairs(concept)`; each stands in ten contexts, with every instrument and
+    every genre once. Raises ValueError for an unknown concept or place.
 
     >>> prompts = pole_prompts("tempo")
     >>> prompts.positive[0], prompts.negative[0]
     ('Pop music with piano, bass and drums, at a fast tempo', 'Pop music with piano, bass and \
 drums, at a slow tempo')
+    >>> len(pole_prompts("tempo", only=[CORE_PAIR]).positive)
+    10
     """
     words = pairs(concept)
+    if only is not None and (bad := sorted(set(only) - set(range(len(words))))):
+        raise ValueError(f"no word pair {bad[0]!r}: expected places from 0 to {len(words) - 1}")
+    kept = tuple(c for c in contexts() if only is None or c.pair in only)
     poles: tuple[list[str], list[str]] = ([], [])
-    for context in contexts():
+    for context in kept:
         template = TEMPLATES[context.template]
         for prompts, word in zip(poles, words[context.pair], strict=True):
             filled = {f"{concept}_word": word}
             prompts.append(sentence(template, context.instrument, context.genre, **filled))
-    return PolePrompts(concept, contexts(), tuple(poles[0]), tuple(poles[1]))
+    return PolePrompts(concept, kept, tuple(poles[0]), tuple(poles[1]))
+
+
+def robustness_sets(concept: str) -> dict[str, PolePrompts]:
+    """Selections whose directions should agree with the whole set's, by name.
+
+    "core" is the plainest word pair alone; "without ..." leaves one pair out. A direction that one
+    pair makes or breaks is that pair's, not the concept's. Raises ValueError for an unknown
+    concept.
+
+    >>> sets = robustness_sets("timbre")
+    >>> list(sets)[:2], len(sets["core"].positive), len(sets["without bright/dark"].positive)
+    (['core', 'without bright/dark'], 10, 90)
+    """
+    words = pairs(concept)
+    sets = {"core": pole_prompts(concept, only=[CORE_PAIR])}
+    for place, pair in enumerate(words):
+        others = [other for other in range(len(words)) if other != place]
+        sets[f"without {'/'.join(pair)}"] = pole_prompts(concept, only=others)
+    return sets
 
 
 def is_held_out(instrument: str, genre: str, template: int) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _FRAMES = 2
 _POSITIONS_AT_ONCE = 320
-_PROMPT = "a song"
+_PROMPT = "a melody"
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from audio_lens.audio.melody import N_CHROMA
 from audio_lens.errors import InputError
-from audio_lens.lens.config import HFModule
+from audio_lens.lens.config import HFModule, vocabulary_of
 from audio_lens.lens.engine import Engine
 from audio_lens.lens.layout import Layout
 from audio_lens.lens.musicgen_sites import MELODY_PROJECTION, TEXT_PROJECTION, has_prefix
 from audio_lens.lens.rows import as_prompts
 from audio_lens.lens.run import Run
+from audio_lens.lens.vocabulary import Vocabulary
 
 TEXT_BUCKET = 64
 """Text tokens to which `row_group` pads, so that a row's arithmetic never depends on others."""
@@ -49,6 +50,7 @@ class Conditioner:
         self._model = model
         self._tokenizer = tokenizer
         self._engine = engine
+        self._vocabulary = Vocabulary(vocabulary_of(model))
 
     @property
     def has_tokenizer(self) -> bool:
@@ -70,6 +72,10 @@ class Conditioner:
         if as_prompts(prompt) == (None,):
             raise InputError("None has no text tokens: give a prompt.")
         return self.tokenizer.convert_ids_to_tokens(self.tokenizer(prompt).input_ids)
+
+    def heed(self, prompts: Sequence[str | None]) -> None:
+        """Say which words of a call's prompts the checkpoint never learned; each is said once."""
+        self._vocabulary.heed(prompts)
 
     def lengths(self, prompts: Sequence[str | None], *, fixed: bool) -> list[int | None]:
         """The text tokens each row is padded to; rows of different lengths run apart.

@@ -1,12 +1,18 @@
 """What a lens knows about its model's shape, in one frozen record."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 HFModule = Any
 """A module of transformers' MusicGen: torch does not know the types of a module's attributes."""
+
+
+def vocabulary_of(model: HFModule) -> tuple[str, ...] | None:
+    """The words that a checkpoint lists as its own in its configuration, or None without a list."""
+    words = getattr(model.config, "vocabulary", None)
+    return tuple(map(str, words)) if isinstance(words, list | tuple) else None
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class LensConfig:
     n_key_value_heads: None = None
     normalization_type: str = "LN"
     attn_only: bool = False
+    vocabulary: tuple[str, ...] | None = field(default=None, repr=False)
+    """The words its prompts may hold, sorted, where a checkpoint lists them as the toy does."""
 
     @property
     def bos(self) -> int:
@@ -91,4 +99,5 @@ class LensConfig:
             act_fn=decoder.activation_function,
             device=parameter.device,
             dtype=parameter.dtype,
+            vocabulary=vocabulary_of(model),
         )

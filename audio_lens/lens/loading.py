@@ -145,7 +145,7 @@ def _local(name: str | Path, options: dict[str, Any], allow_pickle: bool) -> Pat
     }
     if name == TOY:
         # By its place in the package: importing the room above would turn the house upside down.
-        return Path(str(files("audio_lens"))) / "toy" / "checkpoint"
+        return Path(str(files("audio_lens"))) / "toy" / "checkpoints" / name
     if (folder := Path(name).expanduser()).is_dir():
         if hub.get("revision"):
             raise InputError(f"{name} is a folder, which has no revision {hub['revision']!r}.")

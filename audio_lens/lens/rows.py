@@ -102,10 +102,12 @@ def group_rows(
     """Rows that can run together, in groups of exactly `row_group` with copies behind, if given.
 
     With `row_group` every group has the same shape whatever else is asked for, which makes a
-    row's result bit-equal however rows are grouped.
+    row's result bit-equal however rows are grouped. All prompts of a call pass here once, before
+    any work: so here is said which words the checkpoint does not know.
     """
     if row_group is not None and row_group < 1:
         raise InputError(f"row_group must be at least 1, got {row_group}.")
+    conditioner.heed(prompts)
     lengths = conditioner.lengths(prompts, fixed=row_group is not None)
     by_length: dict[int | None, list[int]] = {}
     for row, length in enumerate(lengths):

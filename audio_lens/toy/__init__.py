@@ -1,6 +1,8 @@
-"""The toy MusicGen that ships inside the package, and the script that trains it."""
+"""The toy MusicGens that ship inside the package, and the scripts that train and measure them."""
 
 from pathlib import Path
 
-#: Folder of the packaged checkpoint; transformers alone can load it.
-CHECKPOINT: Path = Path(__file__).parent / "checkpoint"
+_HERE = Path(__file__).parent / "checkpoints"
+#: Folders of the packaged checkpoints; transformers alone can load them.
+CHECKPOINTS: dict[str, Path] = {name: _HERE / name for name in ("toy",)}
+CHECKPOINT: Path = CHECKPOINTS["toy"]

@@ -59,6 +59,13 @@ def test_brighter_twins_are_brighter_in_every_way():
     assert found["pulse_octaves"] == pytest.approx(0, abs=0.01)
 
 
+def test_a_melody_an_octave_up_raises_the_register():
+    low, high = (with_labels(PIECE, instrument="flute", density=2.0, register=r) for r in (0, 1))
+    found = compare(render(high, 8.0), render(low, 8.0), RATE)
+    assert 6 < found["register_semitones"] < 15
+    assert compare(CLIP, CLIP, RATE)["register_semitones"] == 0
+
+
 def test_what_cannot_be_compared_is_nan():
     found = compare(np.zeros(8 * RATE), CLIP, RATE)
     assert found.pop("loudness") == -math.inf

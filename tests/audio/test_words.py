@@ -1,5 +1,6 @@
 """Prompts: matched, balanced, never doubled; captions never use a held-out combination."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -19,6 +20,69 @@ def test_poles_are_identical_once_the_word_is_deleted(concept):
         assert positive.count(bright) == 1
         assert negative.count(dark) == 1
         assert positive.replace(bright, "") == negative.replace(dark, "")
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_poles_have_the_same_articles_and_they_fit(concept):
+    prompts = words.pole_prompts(concept)
+    for positive, negative in zip(prompts.positive, prompts.negative, strict=True):
+        articles = [re.findall(r"\b(an?) (\w)", text.lower()) for text in (positive, negative)]
+        assert [a for a, _ in articles[0]] == [a for a, _ in articles[1]]
+        assert articles[0]
+        for article, letter in articles[0] + articles[1]:
+            assert article == ("an" if letter in "aeiou" else "a")
+
+
+def test_no_word_stands_for_two_poles():
+    every = [word for concept in CONCEPTS for pair in words.pairs(concept) for word in pair]
+    assert [len(words.pairs(concept)) for concept in CONCEPTS] == [10, 10]
+    assert len(set(every)) == len(every) == 40
+
+
+def test_both_concepts_have_the_same_contexts():
+    tempo, timbre = map(words.pole_prompts, CONCEPTS)
+    assert tempo.contexts == timbre.contexts == words.contexts()
+    bare = [
+        {re.sub(rf",? {phrase} \S+( \S+)? {noun}", "", text) for text in prompts.positive}
+        for prompts, phrase, noun in ((tempo, "at a", "tempo"), (timbre, "with a", "tone"))
+    ]
+    assert bare[0] == bare[1]
+    assert len(bare[0]) == 100
+
+
+def test_contexts_follow_the_protocol():
+    for n, context in enumerate(words.contexts()):
+        i, j = divmod(n, 10)
+        assert (context.instrument, context.genre) == (words.INSTRUMENTS[i], words.GENRES[j])
+        assert (context.pair, context.template) == ((i + j) % 10, (i + 3 * j) % 5)
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_some_pairs_are_chosen_with_their_contexts(concept):
+    whole, some = words.pole_prompts(concept), words.pole_prompts(concept, only=[2, 7])
+    kept = [n for n, context in enumerate(whole.contexts) if context.pair in (2, 7)]
+    assert len(kept) == 20
+    assert some.contexts == tuple(whole.contexts[n] for n in kept)
+    assert some.positive == tuple(whole.positive[n] for n in kept)
+    assert some.negative == tuple(whole.negative[n] for n in kept)
+    assert words.pole_prompts(concept, only=range(10)) == whole
+
+
+@pytest.mark.parametrize(("concept", "core"), [("tempo", "fast/slow"), ("timbre", "bright/dark")])
+def test_robustness_sets_leave_one_pair_out_or_keep_the_core(concept, core):
+    sets, whole = words.robustness_sets(concept), set(words.pole_prompts(concept).positive)
+    assert list(sets) == ["core"] + [f"without {'/'.join(pair)}" for pair in words.pairs(concept)]
+    fast, slow = core.split("/")
+    assert all(f" a {fast} " in text for text in sets["core"].positive)
+    assert all(f" a {slow} " in text for text in sets["core"].negative)
+    left = [whole - set(chosen.positive) for name, chosen in sets.items() if name != "core"]
+    assert [len(part) for part in left] == [10] * 10
+    assert set.union(*left) == whole
+    assert whole - set(sets[f"without {core}"].positive) == set(sets["core"].positive)
+    for chosen in sets.values():  # still balanced: each word meets each instrument and genre once
+        for factor in ("instrument", "genre"):
+            met = Counter(getattr(context, factor) for context in chosen.contexts)
+            assert set(met.values()) == {len(chosen.contexts) // 10}
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
@@ -72,6 +136,24 @@ def test_familiar_neutral_prompts_are_no_pole_context():
     assert not bare & set(words.neutral_prompts())
 
 
+def test_neutral_prompts_are_no_pole_prompts_and_cover_the_words():
+    records = words.neutral_records()
+    familiar = [r for r in records if r.familiar]
+    for drums in (True, False):
+        cell = [r for r in familiar if r.drums == drums]
+        assert {r.instrument for r in cell} == set(words.INSTRUMENTS)
+        assert {r.genre for r in cell} == set(words.GENRES)
+    for record in records:
+        if not record.familiar:
+            new = (record.instrument in words.EXTRA_INSTRUMENTS) + (
+                record.genre in words.EXTRA_GENRES
+            )
+            assert new == 1
+    for concept in CONCEPTS:
+        poles = words.pole_prompts(concept)
+        assert not {r.text for r in records} & {*poles.positive, *poles.negative}
+
+
 def test_words_left_out_leave_no_trace():
     template = words.TEMPLATES[2]
     assert words.sentence(template, "cello", "jazz") == (
@@ -114,6 +196,8 @@ def test_vocabulary_covers_every_prompt():
 def test_bad_requests_are_named():
     with pytest.raises(ValueError, match="unknown concept 'mood'"):
         words.pole_prompts("mood")
+    with pytest.raises(ValueError, match="no word pair 10: expected places from 0 to 9"):
+        words.pole_prompts("tempo", only=[0, 10])
     with pytest.raises(ValueError, match="unknown split 'train'"):
         words.neutral_prompts("train")
     with pytest.raises(ValueError, match="template 99 does not exist"):
