@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from audio_lens.errors import HookError as HookError
     from audio_lens.errors import InputError as InputError
     from audio_lens.errors import SiteError as SiteError
+    from audio_lens.errors import UnknownWordWarning as UnknownWordWarning
     from audio_lens.lens.cache import ActivationCache as ActivationCache
     from audio_lens.lens.intervention import Intervention as Intervention
     from audio_lens.lens.intervention import add as add
@@ -22,10 +23,32 @@ if TYPE_CHECKING:
     from audio_lens.lens.intervention import replace as replace
     from audio_lens.lens.intervention import window as window
     from audio_lens.lens.lens import AudioLens as AudioLens
+    from audio_lens.patching import metrics as metrics
+    from audio_lens.patching.ablation import ablate as ablate
+    from audio_lens.patching.activation import activation_patch as activation_patch
+    from audio_lens.patching.attribution import agreement as agreement
+    from audio_lens.patching.attribution import attribution_patch as attribution_patch
+    from audio_lens.patching.donors import mean_of as mean_of
+    from audio_lens.patching.grid import beats_of as beats_of
+    from audio_lens.patching.grid import every_seconds as every_seconds
+    from audio_lens.patching.path import path_patch as path_patch
+    from audio_lens.patching.result import PatchingResult as PatchingResult
+    from audio_lens.patching.sound import sound_patch as sound_patch
 
 __version__ = "0.1.0"
 
+_ROOMS = {"metrics": "patching.metrics"}
 _HOMES = {
+    "PatchingResult": "patching.result",
+    "ablate": "patching.ablation",
+    "activation_patch": "patching.activation",
+    "agreement": "patching.attribution",
+    "attribution_patch": "patching.attribution",
+    "beats_of": "patching.grid",
+    "every_seconds": "patching.grid",
+    "mean_of": "patching.donors",
+    "path_patch": "patching.path",
+    "sound_patch": "patching.sound",
     "ActivationCache": "lens.cache",
     "AudioLens": "lens.lens",
     "AudioLensError": "errors",
@@ -36,6 +59,7 @@ _HOMES = {
     "Intervention": "lens.intervention",
     "Prompt": "audio.melody",
     "SiteError": "errors",
+    "UnknownWordWarning": "errors",
     "add": "lens.intervention",
     "difference_in_means": "analysis.directions",
     "project_out": "lens.intervention",
@@ -43,14 +67,16 @@ _HOMES = {
     "window": "lens.intervention",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = sorted({*_HOMES, *_ROOMS})
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"audio_lens.{_ROOMS[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module 'audio_lens' has no attribute {name!r}")
     return getattr(import_module(f"audio_lens.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*globals(), *__all__]

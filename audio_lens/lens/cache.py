@@ -78,6 +78,14 @@ class ActivationCache(TransformerLensCache):
         half = {"cond": self._branches[branch]}
         return ActivationCache(half, self.model, self.has_batch_dim, self.layouts)
 
+    def rows(self, chosen: slice) -> "ActivationCache":
+        """The cache of some rows."""
+        branches = {
+            branch: {name: tensor[chosen] for name, tensor in tensors.items()}
+            for branch, tensors in self._branches.items()
+        }
+        return ActivationCache(branches, self._lens, self.has_batch_dim, self.layouts[chosen])
+
     def __getitem__(self, key: Key) -> Tensor:
         if isinstance(key, str) and key in self.cache_dict:
             return self.cache_dict[key]

@@ -1,0 +1,235 @@
+"""The decoder's blocks one at a time, from some position on, over what a run has left behind.
+
+A change at layer l and position p reaches nothing below l and nothing before p. So what a run
+computed there is kept, once, and only the rest is run again: rows enter at the layer where they
+first differ, and positions before theirs are there as keys and values.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+
+from audio_lens.errors import InputError
+from audio_lens.lens.layout import Layout
+from audio_lens.lens.recording import Recording
+from audio_lens.lens.rows import as_prompts, branches_for, group_rows
+from audio_lens.lens.run import Run, ordinary_tensors
+
+if TYPE_CHECKING:
+    from audio_lens.lens.lens import AudioLens
+
+Stream = Float[Tensor, "branch row pos d_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a run leaves behind: enough to run any part of it again."""
+
+    branches: tuple[str, ...]
+    layout: Layout
+    with_text: tuple[bool, ...]
+    stream: tuple[Stream, ...]
+    """Entering each block, and leaving the last."""
+    keys: tuple[Float[Tensor, "branch row head pos d_head"], ...]
+    values: tuple[Float[Tensor, "branch row head pos d_head"], ...]
+    cross: tuple[tuple[Tensor, Tensor], ...]
+    """Keys and values of cross-attention, [branch row head token d_head]; empty for a prefix."""
+    cross_mask: Int[Tensor, "branch row token"] | None
+    logits: Float[Tensor, "branch row codebook pos vocab"]
+    """Of every position of the music."""
+
+    @property
+    def n_positions(self) -> int:
+        """Positions of the decoder's own axis, prefix included."""
+        return self.stream[0].shape[2]
+
+
+@torch.no_grad()
+def keep(
+    lens: "AudioLens",
+    prompts: Any,
+    tokens: Int[Tensor, "row codebook pos"],
+    guidance_scale: float = 1.0,
+) -> Kept:
+    """Run prompts and delayed tokens, and keep what it takes to run parts of it again.
+
+    Raises:
+        InputError: a melody model's prompts of different length, which cannot run together.
+    """
+    texts = as_prompts(prompts, len(tokens))
+    groups = group_rows(texts, None, lens._conditioner)
+    if len(groups) > 1:
+        raise InputError("prompts of different length run apart in a melody model.")
+    last = f"blocks.{lens.cfg.n_layers - 1}.hook_resid_post"
+    sites = lens.sites.resolve(["resid_pre", "attn.k", "attn.v", last, "hook_logits"])
+    recording = Recording(sites, None)
+    with lens._engine.registered(recording.registrations()):
+        lens(list(texts), tokens=tokens, guidance_scale=guidance_scale)
+    cache = recording.cache(lens)
+    branches = branches_for(texts, guidance_scale)
+
+    def of(name: str) -> Tensor:
+        return torch.stack([cache.branch(branch)[name] for branch in branches])
+
+    blocks = [f"blocks.{layer}" for layer in range(lens.cfg.n_layers)]
+    cross, mask = _cross(lens, texts, guidance_scale)
+    return Kept(
+        branches=branches,
+        layout=cache.layout,
+        with_text=tuple(text is not None for text in texts),
+        stream=(*(of(f"{block}.hook_resid_pre") for block in blocks), of(last)),
+        keys=tuple(of(f"{block}.attn.hook_k").transpose(2, 3) for block in blocks),
+        values=tuple(of(f"{block}.attn.hook_v").transpose(2, 3) for block in blocks),
+        cross=cross,
+        cross_mask=mask,
+        logits=of("hook_logits")[..., cache.layout.audio, :],
+    )
+
+
+def _cross(
+    lens: "AudioLens", texts: Sequence[str | None], guidance_scale: float
+) -> tuple[tuple[tuple[Tensor, Tensor], ...], Tensor | None]:
+    """Keys and values that cross-attention sees, and which of them it may see."""
+    branches = branches_for(texts, guidance_scale)
+    run = Run(
+        rows=tuple(range(len(texts))),
+        padded=len(texts),
+        branches=branches,
+        frame_rate=lens.cfg.frame_rate,
+        with_text=tuple(text is not None for text in texts),
+    )
+    with ordinary_tensors(), lens._engine.running(run):
+        conditions = lens._conditioner.encode(texts, run)
+    if conditions.mask is None:
+        return (), None
+
+    def split(states: Tensor) -> Tensor:
+        return states.unflatten(0, (len(branches), -1)).unflatten(-1, (lens.cfg.n_heads, -1))
+
+    pairs = []
+    for block in lens._module.decoder.model.decoder.layers:
+        attention = block.encoder_attn
+        made = (split(project(conditions.states)) for project in (attention.k_proj, attention.v_proj))
+        keys, values = (states.transpose(2, 3) for states in made)
+        pairs.append((keys, values))
+    return tuple(pairs), conditions.mask.unflatten(0, (len(branches), -1))
+
+
+class _Behind(DynamicLayer):
+    """Keys and values of the positions that are not run again, in front of those that are."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.keys, key_states], 2), torch.cat([self.values, value_states], 2)
+
+
+class Tail:
+    """Rows on their way through the blocks, from position `start` of the decoder's axis on.
+
+    Rows join in front of any block, each as a copy of a row of the kept run.
+    """
+
+    def __init__(self, lens: "AudioLens", kept: Kept, start: int) -> None:
+        self._lens, self._kept, self._start = lens, kept, start
+        self._decoder = lens._module.decoder
+        self._rows: list[int] = []
+        self._stream = kept.stream[0][:, :0, start:]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that have joined."""
+        return len(self._rows)
+
+    def join(self, layer: int, rows: Sequence[int]) -> Stream:
+        """Have copies of kept rows join in front of a block; returns their stream, to be edited."""
+        self._rows += rows
+        joining = self._kept.stream[layer][:, list(rows), self._start :]
+        self._stream = torch.cat([self._stream, joining], dim=1)
+        return self._stream[:, len(self._rows) - len(rows) :]
+
+    def through(self, layer: int) -> None:
+        """Take all rows through a block, hooks included."""
+        stream = self._stream.flatten(0, 1)
+        block = self._decoder.model.decoder.layers[layer]
+        cache, arguments = self._cache(layer), {}
+        mask = self._mask(stream, cache)
+        if self._kept.cross:
+            # The states themselves are not read again: their keys and values are in the cache.
+            arguments = {"encoder_hidden_states": stream, "encoder_attention_mask": None}
+            arguments["encoder_attention_mask"] = self._cross_mask(stream)
+        with self._running():
+            out = block(stream, mask, past_key_values=cache, use_cache=True, **arguments)
+        out = out[0] if isinstance(out, tuple) else out
+        self._stream = out.unflatten(0, (len(self._kept.branches), -1))
+
+    def logits(self) -> Float[Tensor, "branch row codebook pos vocab"]:
+        """Logits of the music's positions from `start` on."""
+        skip = max(self._kept.layout.n_prefix - self._start, 0)
+        states = self._decoder.model.decoder.layer_norm(self._stream[:, :, skip:])
+        return torch.stack([head(states) for head in self._decoder.lm_heads], dim=2)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        run = Run(
+            rows=tuple(range(self.n_rows)),
+            padded=self.n_rows,
+            branches=self._kept.branches,
+            frame_rate=self._lens.cfg.frame_rate,
+            with_text=tuple(self._kept.with_text[row] for row in self._rows),
+        )
+        run.layout = self._kept.layout
+        first = self._start - self._kept.layout.n_prefix
+        run.start, run.length, run.step = first, self._stream.shape[2], 0
+        with ordinary_tensors(), self._lens._engine.running(run):
+            yield
+
+    def _cache(self, layer: int) -> EncoderDecoderCache:
+        kept, rows = self._kept, self._rows
+        before = [
+            part[layer][:, rows, :, : self._start].flatten(0, 1) for part in (kept.keys, kept.values)
+        ]
+        n_layers = self._lens.cfg.n_layers
+        layers: list[Any] = [DynamicLayer() for _ in range(n_layers)]
+        layers[layer] = _Behind(*before)
+        # Masks are sized by the first layer, whichever block runs.
+        layers[0] = layers[layer]
+        crossed: list[Any] = [DynamicLayer() for _ in range(n_layers)]
+        cache = EncoderDecoderCache(Cache(layers=layers), Cache(layers=crossed))
+        if kept.cross:
+            crossed[layer] = _Behind(*(part[:, rows].flatten(0, 1) for part in kept.cross[layer]))
+            cache = EncoderDecoderCache(Cache(layers=layers), Cache(layers=crossed))
+            cache.is_updated[layer] = True
+        return cache
+
+    def _mask(self, stream: Tensor, cache: EncoderDecoderCache) -> Any:
+        return create_causal_mask(
+            config=self._decoder.config,
+            inputs_embeds=stream,
+            attention_mask=None,
+            past_key_values=cache,
+        )
+
+    def _cross_mask(self, stream: Tensor) -> Any:
+        assert self._kept.cross_mask is not None
+        mask = self._kept.cross_mask[:, self._rows].flatten(0, 1)
+        states = stream.new_zeros(len(mask), mask.shape[1], 1)
+        return create_bidirectional_mask(
+            config=self._decoder.config,
+            inputs_embeds=stream,
+            attention_mask=mask,
+            encoder_hidden_states=states,
+        )

@@ -1,0 +1,177 @@
+"""Activation patching: put activations of one run into another, cell by cell of a grid."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from audio_lens.errors import InputError
+from audio_lens.lens.engine import Registration
+from audio_lens.lens.run import Hook
+from audio_lens.patching.experiment import Experiment, Rows, check_score, lay_out, scores
+from audio_lens.patching.grid import Cell
+from audio_lens.patching.result import PatchingResult
+from audio_lens.patching.reuse import reusable, run_reusing
+
+if TYPE_CHECKING:
+    from audio_lens.lens.lens import AudioLens
+
+
+def activation_patch(
+    lens: "AudioLens",
+    *,
+    method: Literal["auto", "reuse", "full"] = "auto",
+    max_rows: int = 64,
+    sample: int | None = None,
+    seed: int = 0,
+    resume: PatchingResult | None = None,
+    progress: bool = True,
+    **asked: Any,
+) -> PatchingResult:
+    """Patch every cell of a grid and score what comes out.
+
+    Args:
+        lens: The model.
+        clean: `(prompts, codes)` of the run whose behaviour is to be explained; codes undelayed.
+        corrupted: The run it is compared with: other prompts, other codes, or both, as long.
+        site: A shorthand such as `"resid_post"`, or several, one panel each.
+        axes: What the grid runs along: some of `layer`, `pos`, `head`, `codebook`, `text_token`,
+            `branch`. Along an axis that is left out, a patch writes everything.
+        metric: From `audio_lens.metrics`, or your own `fn(logits) -> [batch]`.
+        into: Denoising puts clean activations into the corrupted run, noising the other way.
+        donor: What is put in, if not the other run's activations: `"zero"`, `"mean"` (of the
+            other run's batch), `"resample"` (another example's), `mean_of(prompts, codes)`, or
+            a tensor or a dict of them by site name.
+        layers: Only these.
+        positions: How positions are grouped: so many at a time, `every_seconds(0.5)`,
+            `beats_of(clip)`, or ranges by label. A position is 1 / frame_rate seconds.
+        branch: Which halves are patched, with a guidance scale above 1.
+        guidance_scale: Of both runs.
+        method: `"reuse"` runs only what a patch can change, `"full"` whole forwards; `"auto"`
+            takes the first wherever it is exact.
+        max_rows: Rows in flight at once: what bounds the memory.
+        sample: Run only so many cells, drawn with `seed`; the others stay NaN.
+        seed: See `sample`.
+        resume: A result that an interrupt left unfinished; its cells are not run again.
+        progress: Show a progress bar.
+
+    Returns:
+        The metric in every cell. An interrupt returns what was done so far.
+
+    Raises:
+        InputError: runs of different length, a metric of the wrong shape or NaN, a grid that
+            does not fit; before anything is patched.
+        SiteError: sites that cannot be patched or lack an axis.
+
+    Example:
+        >>> from audio_lens import metrics
+        >>> from audio_lens.testing import random_musicgen
+        >>> lens = random_musicgen(n_layers=2)
+        >>> codes = lens.random_codes(frames=6)
+        >>> result = activation_patch(
+        ...     lens, clean=("a fast song", codes), corrupted=("a slow song", codes),
+        ...     metric=metrics.logprob(codes), progress=False)
+        >>> result.values.shape, float(result.recovery[-1].sum().round(decimals=3))
+        (torch.Size([2, 9]), 1.0)
+    """
+    experiment = lay_out(lens, **asked)
+    values, todo = _begin(experiment, resume, sample, seed)
+    chosen = _method(method, experiment)
+    run = run_reusing if chosen == "reuse" else run_full
+    bar = tqdm(total=len(todo), desc=f"patching ({chosen})", disable=not progress)
+    try:
+        for place, score in run(experiment, todo, max_rows):
+            where = f"in cell {experiment.grid.labels(place)}"
+            check_score(score, experiment.metric, experiment.n_examples, where)
+            values[place] = score
+            bar.update()
+    except KeyboardInterrupt:
+        done = int((~values.isnan()).all(1).sum())
+        warnings.warn(
+            f"interrupted: {done} of {len(values)} cells are done. Go on by giving this result as "
+            f"resume=.",
+            stacklevel=2,
+        )
+    finally:
+        bar.close()
+    return experiment.result(values.unflatten(0, experiment.grid.shape), method=chosen)
+
+
+def _method(method: str, experiment: Experiment) -> str:
+    if method not in ("auto", "reuse", "full"):
+        raise InputError(f'method must be "auto", "reuse" or "full", got {method!r}.')
+    why_not = reusable(experiment)
+    if method == "reuse" and why_not:
+        raise InputError(f'method="reuse" is not exact here: {why_not} Use "auto" or "full".')
+    return "full" if why_not or method == "full" else "reuse"
+
+
+def _begin(
+    experiment: Experiment, resume: PatchingResult | None, sample: int | None, seed: int
+) -> tuple[Float[Tensor, "cell example"], list[int]]:
+    """The values to fill in, NaN where nothing is known yet, and the cells to run."""
+    grid, n = experiment.grid, experiment.n_examples
+    values = torch.full((len(grid.cells), n), float("nan"))
+    if resume is not None:
+        if dict(resume.axes) != dict(grid.axes) or resume.per_example.shape[-1] != n:
+            raise InputError("resume= is the result of another grid: its axes or batch differ.")
+        values = resume.per_example.flatten(0, -2).clone()
+    todo = [place for place, known in enumerate(values) if known.isnan().any()]
+    if sample is not None:
+        if not 1 <= sample:
+            raise InputError(f"sample={sample}: expected at least one cell.")
+        order = torch.randperm(len(todo), generator=torch.Generator().manual_seed(seed))
+        todo = sorted(todo[int(n)] for n in order[:sample])
+    return values, todo
+
+
+@torch.no_grad()
+def run_full(
+    experiment: Experiment, todo: Sequence[int], max_rows: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Each cell as a block of rows of whole forwards; yields its number and score."""
+    base, at_once = experiment.base, max(1, max_rows // experiment.n_examples)
+    for start in range(0, len(todo), at_once):
+        places = todo[start : start + at_once]
+        cells = [experiment.grid.cells[place] for place in places]
+        rows = Rows(base.prompts * len(cells), base.tokens.repeat(len(cells), 1, 1))
+        with experiment.lens._engine.registered(patches(experiment, cells)):
+            found = list(
+                scores(
+                    experiment.lens, rows, experiment.metric, experiment.guidance_scale,
+                    n_cells=len(cells),
+                )
+            )  # fmt: skip
+        yield from zip(places, (score.float().cpu() for score in found), strict=True)
+
+
+def patches(experiment: Experiment, cells: Sequence[Cell]) -> list[Registration]:
+    """Registrations that patch cells which run as blocks of rows, one after the other."""
+    n, n_prefix = experiment.n_examples, experiment.n_prefix
+    blocks: dict[Any, list[int]] = {}
+    for block, cell in enumerate(cells):
+        for site in cell.sites:
+            blocks.setdefault(site, []).append(block)
+
+    def write(tensor: Tensor, *, hook: Hook) -> Tensor:
+        local = {row: place for place, row in enumerate(hook.rows)}
+        for block in blocks[hook.site]:
+            cell = cells[block]
+            if cell.branch not in ("both", hook.branch):
+                continue
+            index = cell.index(hook.site, n_prefix)
+            for example in range(n):
+                row = local.get(block * n + example)
+                if row is not None:
+                    value = experiment.donor.row(hook.site, hook.branch, example)
+                    tensor[(row, *index)] = value[index].to(tensor)
+        return tensor
+
+    return [
+        Registration(write, (site,), "cond" if site.branches == ("cond",) else "both")
+        for site in blocks
+    ]

@@ -1,0 +1,248 @@
+"""A patching experiment laid out and checked, before any patch is run."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from audio_lens.errors import InputError
+from audio_lens.lens.recording import Recording
+from audio_lens.lens.rows import as_prompts
+from audio_lens.patching.donors import Donor, Values, donor_values, recorded
+from audio_lens.patching.grid import Grid, Positions, build_grid
+from audio_lens.patching.metrics import Metric, as_metric
+from audio_lens.patching.result import PatchingResult
+
+if TYPE_CHECKING:
+    from audio_lens.lens.lens import AudioLens
+    from audio_lens.lens.sites import Site
+
+Side = tuple[Any, Any]
+"""`(prompts, codes)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The examples of one run: prompts and delayed tokens, one row each."""
+
+    prompts: tuple[str | None, ...]
+    tokens: Int[Tensor, "example codebook pos"]
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """What is run, what is put in where, and how it is scored."""
+
+    lens: "AudioLens"
+    runs: Mapping[str, Rows]
+    """`clean` and `corrupted`."""
+    into: str
+    """The one that is patched."""
+    grid: Grid
+    donor: Donor
+    metric: Metric
+    baselines: Mapping[str, Float[Tensor, "example"]]
+    guidance_scale: float
+    n_prefix: int
+    """Positions in front of the music."""
+    asked: Mapping[str, Any]
+    """For the provenance."""
+
+    @property
+    def base(self) -> Rows:
+        """The run that is patched."""
+        return self.runs[self.into]
+
+    @property
+    def n_examples(self) -> int:
+        """Rows of the run that is patched."""
+        return len(self.base.tokens)
+
+    @property
+    def sites(self) -> tuple["Site", ...]:
+        """Every site that some cell writes."""
+        return tuple({site: None for cell in self.grid.cells for site in cell.sites})
+
+    def result(
+        self, per_example: Float[Tensor, "*cell example"], **provenance: Any
+    ) -> PatchingResult:
+        """The values of the grid's cells as a result."""
+        cfg = self.lens.cfg
+        prompts = {f"{n}_prompts": list(map(str, run.prompts)) for n, run in self.runs.items()}
+        return PatchingResult(
+            per_example=per_example,
+            axes=self.grid.axes,
+            clean=self.baselines["clean"],
+            corrupted=self.baselines["corrupted"],
+            provenance={
+                "model": cfg.model_name,
+                **self.asked,
+                "into": self.into,
+                "donor": self.donor.name,
+                "guidance_scale": self.guidance_scale,
+                "metric": self.metric.name,
+                "unit": self.metric.unit,
+                "frame_rate": cfg.frame_rate,
+                **prompts,
+                "versions": {name: version(name) for name in ("torch", "transformers", "nnsight")},
+                **provenance,
+            },
+        )
+
+
+def lay_out(
+    lens: "AudioLens",
+    *,
+    clean: Side,
+    corrupted: Side,
+    metric: Any,
+    site: str | Sequence[str] = "resid_post",
+    axes: Sequence[str] = ("layer", "pos"),
+    into: Literal["corrupted", "clean"] = "corrupted",
+    donor: Any = None,
+    layers: int | Iterable[int] | None = None,
+    positions: Positions = None,
+    branch: Literal["cond", "uncond", "both"] = "both",
+    guidance_scale: float = 1.0,
+) -> Experiment:
+    """The experiment that is meant; see `activation_patch`, which has the arguments."""
+    metric = as_metric(metric)
+    if into not in ("clean", "corrupted"):
+        raise InputError(f'into must be "corrupted" or "clean", got {into!r}.')
+    runs = _aligned(lens, {"clean": clean, "corrupted": corrupted})
+    n_prefix = _prefix(lens, runs)
+    base, other = runs[into], runs["clean" if into == "corrupted" else "corrupted"]
+    grid = build_grid(
+        lens,
+        site,
+        axes,
+        layers=layers,
+        positions=positions,
+        n_positions=base.tokens.shape[-1],
+        n_tokens=_n_tokens(lens, (*base.prompts, *other.prompts), axes),
+        branch=branch,
+    )
+    sites = tuple({s: None for cell in grid.cells for s in cell.sites})
+    _check_reach(lens, sites, metric)
+    baselines = {name: _baseline(lens, run, metric, guidance_scale, name)
+                 for name, run in runs.items()}  # fmt: skip
+    put_in = donor_values(
+        lens, donor, sites, (other.prompts, other.tokens), guidance_scale, len(base.tokens)
+    )
+    names = [site] if isinstance(site, str) else list(site)
+    asked = {"site": names, "branch": branch}
+    return Experiment(
+        lens, runs, into, grid, put_in, metric, baselines, guidance_scale, n_prefix, asked
+    )
+
+
+def _aligned(lens: "AudioLens", sides: Mapping[str, Any]) -> dict[str, Rows]:
+    """Both runs with as many rows and positions."""
+    given = {}
+    for name, side in sides.items():
+        if not isinstance(side, tuple | list) or len(side) != 2:
+            raise InputError(f"{name} must be (prompts, codes), got {type(side).__name__}.")
+        lens.delay.check_codes(side[1])
+        given[name] = (as_prompts(side[0]), side[1])
+    counts = {len(part) for side in given.values() for part in side}
+    n = max(counts)
+    if counts - {1, n}:
+        raise InputError(
+            f"clean and corrupted have {sorted(counts)} prompts and codes: give as many of each, "
+            f"or one for all."
+        )
+    frames = {name: codes.shape[-1] for name, (_, codes) in given.items()}
+    if len(set(frames.values())) > 1:
+        raise InputError(
+            f"clean has {frames['clean']} frames and corrupted {frames['corrupted']}, so positions "
+            f"do not align: cut both to the shorter, codes[..., :n]."
+        )
+    return {
+        name: Rows(
+            as_prompts(prompts[0] if len(prompts) == 1 else prompts, n),
+            lens.delay.apply(codes.to(lens.cfg.device)).expand(n, -1, -1),
+        )
+        for name, (prompts, codes) in given.items()
+    }
+
+
+def _prefix(lens: "AudioLens", runs: Mapping[str, Rows]) -> int:
+    """Positions in front of the music, the same in every row."""
+    prefixes = {
+        lens._conditioner.n_prefix(prompt) for run in runs.values() for prompt in run.prompts
+    }
+    if len(prefixes) > 1:
+        raise InputError(
+            f"the prompts' prefixes have {sorted(prefixes)} positions, so positions do not align: "
+            f"take prompts with the same number of text tokens (lens.text_tokens shows them)."
+        )
+    return prefixes.pop()
+
+
+def _n_tokens(lens: "AudioLens", prompts: Sequence[str | None], axes: Sequence[str]) -> int:
+    """Text tokens, where the grid runs along them."""
+    if "text_token" not in axes:
+        return 0
+    lengths = {len(lens.text_tokens(prompt)) for prompt in prompts if prompt is not None}
+    if len(lengths) != 1:
+        raise InputError(
+            f"the prompts have {sorted(lengths)} text tokens, so they do not align: take prompts "
+            f"of the same number (lens.text_tokens shows them)."
+        )
+    return lengths.pop()
+
+
+def _check_reach(lens: "AudioLens", sites: Sequence["Site"], metric: Metric) -> None:
+    """Refuse a grid in which no patch can change what is scored."""
+    if not metric.reads_sites or metric.reads_logits:
+        return
+    last = max(site.rank for site in lens.sites.resolve(metric.sites))
+    if all(site.rank > last for site in sites):
+        raise InputError(
+            f"every patch acts after what the metric reads ({metric.name}), so none can change "
+            f"it: patch an earlier site, or read a later one."
+        )
+
+
+def _baseline(
+    lens: "AudioLens", run: Rows, metric: Metric, guidance_scale: float, name: str
+) -> Float[Tensor, "example"]:
+    """The metric of an unpatched run."""
+    with torch.no_grad():
+        (score,) = scores(lens, run, metric, guidance_scale, n_cells=1)
+    check_score(score, metric, len(run.tokens), f"on the {name} run")
+    return score.detach().float().cpu()
+
+
+def check_score(score: Any, metric: Metric, n_rows: int, where: str) -> None:
+    """Raise unless a metric gave one number per row."""
+    if not isinstance(score, Tensor) or score.shape != (n_rows,):
+        shape = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+        raise InputError(
+            f"metric {metric.name!r} must give one number per row, [{n_rows}], got {shape}."
+        )
+    if score.isnan().any():
+        raise InputError(f"metric {metric.name!r} is NaN {where}.")
+
+
+def scores(
+    lens: "AudioLens", run: Rows, metric: Metric, guidance_scale: float, *, n_cells: int
+) -> Iterator[Float[Tensor, "example"]]:
+    """Scores of cells that run as blocks of rows of one forward, under the hooks in place."""
+    if not metric.reads_sites:
+        logits = lens(list(run.prompts), tokens=run.tokens, guidance_scale=guidance_scale)
+        for part in logits.chunk(n_cells):
+            yield metric(part)
+        return
+    recording = Recording(lens.sites.resolve(metric.sites), None)
+    with lens._engine.registered(recording.registrations()):
+        logits = lens(list(run.prompts), tokens=run.tokens, guidance_scale=guidance_scale)
+    cache = recording.cache(lens)
+    for start in range(0, len(logits), len(logits) // n_cells):
+        part = slice(start, start + len(logits) // n_cells)
+        yield metric(logits[part], cache.rows(part))

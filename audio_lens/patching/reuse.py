@@ -1,0 +1,149 @@
+"""Exact reuse: only the layers and positions that a patch can change are run again.
+
+A patch at (layer l, position p) changes nothing below l and nothing before p. Cells that begin at
+the same position run together, as a staircase: the row of a cell joins in front of the first
+block that it changes, over the kept run's keys and values.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from audio_lens.lens.blocks import Kept, Tail, keep
+from audio_lens.lens.decode import guide
+from audio_lens.lens.engine import Registration
+from audio_lens.lens.run import Hook, Run
+from audio_lens.patching.grid import Cell
+
+if TYPE_CHECKING:
+    from audio_lens.patching.experiment import Experiment
+
+_ALONG_TIME = ("pos", "audio_pos", "query")
+
+
+def reusable(experiment: "Experiment") -> str:
+    """Why whole forwards are needed; empty where reuse is exact."""
+    if experiment.metric.reads_sites:
+        return "the metric reads sites beside the logits."
+    for cell in experiment.grid.cells:
+        for site in cell.sites:
+            if site.layer is None:
+                return f"{site.name} lies outside of the blocks."
+            if not any(axis in site.axes for axis in _ALONG_TIME):
+                return f"{site.name} has no positions of the music."
+    if len({len(experiment.lens.text_tokens(p)) for p in experiment.base.prompts if p is not None}) > 1 and (
+        experiment.n_prefix
+    ):
+        return "prompts of different length run apart."
+    return ""
+
+
+@torch.no_grad()
+def run_reusing(
+    experiment: "Experiment", todo: Sequence[int], max_rows: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Cells in staircases; yields each one's number and score."""
+    kept = keep(experiment.lens, list(experiment.base.prompts), experiment.base.tokens, experiment.guidance_scale)
+    at_once = max(1, max_rows // (experiment.n_examples * len(kept.branches)))
+    by_start: dict[int, list[int]] = {}
+    for place in todo:
+        position = experiment.grid.cells[place].first_position
+        start = 0 if position is None else position + experiment.n_prefix
+        by_start.setdefault(start, []).append(place)
+    for start, places in by_start.items():
+        places.sort(key=lambda place: _entry(experiment.grid.cells[place]))
+        for first in range(0, len(places), at_once):
+            part = places[first : first + at_once]
+            yield from zip(part, _staircase(experiment, kept, start, part), strict=True)
+
+
+def _entry(cell: Cell) -> int:
+    """The block in front of which a cell's row joins."""
+    layer = min(site.block for site in cell.sites)
+    return layer + 1 if _enters(cell, "resid_post") else layer
+
+
+def _enters(cell: Cell, shorthand: str = "") -> bool:
+    """Whether a cell writes nothing but the stream between two blocks."""
+    between = (shorthand,) if shorthand else ("resid_pre", "resid_post")
+    return len(cell.sites) == 1 and cell.sites[0].shorthand in between
+
+
+def _staircase(experiment: "Experiment", kept: Kept, start: int, places: Sequence[int]) -> Iterator[Tensor]:
+    """Scores of cells that begin at one place of the decoder's axis, in order of their entry."""
+    cells = [experiment.grid.cells[place] for place in places]
+    tail = Tail(experiment.lens, kept, start)
+    n_layers, n = experiment.lens.cfg.n_layers, experiment.n_examples
+    hooked = [(block, cell) for block, cell in enumerate(cells) if not _enters(cell)]
+    joined = 0
+    with experiment.lens._engine.registered(_patches(experiment, hooked, start)):
+        for layer in range(_entry(cells[0]), n_layers + 1):
+            while joined < len(cells) and _entry(cells[joined]) == layer:
+                stream = tail.join(layer, range(n))
+                if _enters(cells[joined]):
+                    _write_stream(experiment, kept, cells[joined], stream, start)
+                joined += 1
+            if layer < n_layers:
+                tail.through(layer)
+    new = tail.logits()
+    before = kept.logits[..., : max(start - experiment.n_prefix, 0), :]
+    for block in range(len(cells)):
+        part = slice(block * n, (block + 1) * n)
+        logits = torch.cat([before, new[:, part]], dim=-2)
+        yield experiment.metric(_guided(experiment, kept, logits)).float().cpu()
+
+
+def _guided(experiment: "Experiment", kept: Kept, logits: Tensor) -> Tensor:
+    """Logits aligned to codes, of all branches together."""
+    run = Run(
+        rows=tuple(range(experiment.n_examples)),
+        padded=experiment.n_examples,
+        branches=kept.branches,
+        frame_rate=experiment.lens.cfg.frame_rate,
+        with_text=kept.with_text,
+    )
+    return experiment.lens.delay.align(guide(logits.flatten(0, 1), run, experiment.guidance_scale))
+
+
+def _write_stream(experiment: "Experiment", kept: Kept, cell: Cell, stream: Tensor, first: int) -> None:
+    """Patch rows as they join, where the patch is of the stream itself."""
+    (site,) = cell.sites
+    index = cell.index(site, experiment.n_prefix, first)
+    for half, branch in enumerate(kept.branches):
+        if cell.branch not in ("both", branch):
+            continue
+        whole = cell.index(site, experiment.n_prefix)
+        for example in range(experiment.n_examples):
+            value = experiment.donor.row(site, branch, example)
+            stream[(half, example, *index)] = value[whole].to(stream)
+
+
+def _patches(
+    experiment: "Experiment", hooked: Sequence[tuple[int, Cell]], first: int
+) -> list[Registration]:
+    """Registrations that patch the rows of cells, each known by its block of rows."""
+    by_site: dict[str, list[tuple[int, Cell]]] = {}
+    sites = {}
+    for block, cell in hooked:
+        for site in cell.sites:
+            by_site.setdefault(site.name, []).append((block, cell))
+            sites[site.name] = site
+    n, n_prefix = experiment.n_examples, experiment.n_prefix
+
+    def write(tensor: Tensor, *, hook: Hook) -> Tensor:
+        for block, cell in by_site[hook.name]:
+            if cell.branch not in ("both", hook.branch):
+                continue
+            index = cell.index(hook.site, n_prefix, first)
+            whole = cell.index(hook.site, n_prefix)
+            for example in range(n):
+                value = experiment.donor.row(hook.site, hook.branch, example)
+                tensor[(block * n + example, *index)] = value[whole].to(tensor)
+        return tensor
+
+    return [
+        Registration(write, (site,), "cond" if site.branches == ("cond",) else "both")
+        for site in sites.values()
+    ]

@@ -1,0 +1,38 @@
+"""Runs to patch between, on models whose text is as loud as their stream."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from audio_lens import AudioLens
+from audio_lens.testing import random_musicgen
+
+FAMILIES = {"mono": {}, "melody": {"melody": True}}
+CLEAN, CORRUPTED = "a slow organ", "a fast organ"
+FRAMES = 6
+
+
+def loud(lens: AudioLens) -> AudioLens:
+    """Text as loud as the stream, so that prompts matter."""
+    weight = lens.hf_model.enc_to_dec_proj.weight
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    weight.data.copy_(noise / weight.shape[1] ** 0.5)
+    return lens
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def model(request: pytest.FixtureRequest) -> AudioLens:
+    """Of each family."""
+    return loud(random_musicgen(n_layers=3, d_model=64, n_heads=4, seed=0, **FAMILIES[request.param]))
+
+
+@pytest.fixture(scope="session")
+def mono() -> AudioLens:
+    return loud(random_musicgen(n_layers=3, d_model=64, n_heads=4, seed=0))
+
+
+@pytest.fixture(scope="session")
+def sides(model: AudioLens) -> dict[str, tuple[str, Tensor]]:
+    """Clean and corrupted, two examples each, different in prompt and in codes."""
+    codes = [model.random_codes(frames=FRAMES, batch=2, seed=seed) for seed in (1, 2)]
+    return {"clean": (CLEAN, codes[0]), "corrupted": (CORRUPTED, codes[1])}

@@ -1,0 +1,68 @@
+"""Ablation against hooks that zero, average, swap and skip."""
+
+import pytest
+import torch
+
+from audio_lens import ablate, metrics
+from audio_lens.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def codes(mono):
+    return mono.random_codes(frames=6, batch=2, seed=1)
+
+
+def hooked(mono, codes, name, change):
+    logits = mono.run_with_hooks("a slow organ", codes, fwd_hooks=[(name, change)])
+    return metrics.logprob(codes)(logits)
+
+
+def test_zero_mean_and_resample(mono, codes) -> None:
+    def average(z, *, hook):
+        z[:, :, 2] = z[:, :, 2].mean((0, 1), keepdim=True)
+
+    def zero(z, *, hook):
+        z[:, :, 2] = 0
+
+    def swap(z, *, hook):
+        z[:, :, 2] = z[:, :, 2].flip(0)
+
+    for donor, change in (("zero", zero), ("mean", average), ("resample", swap)):
+        result = ablate(
+            mono, "a slow organ", codes, donor=donor, metric=metrics.logprob(codes), progress=False
+        )
+        assert result.values.shape == (3, 4)
+        wanted = hooked(mono, codes, "blocks.1.attn.hook_z", change)
+        assert torch.allclose(result.per_example[1, 2], wanted, atol=1e-5)
+        assert result.effect.abs().max() > 1e-4
+
+
+def test_a_skipped_block_hands_on_what_entered(mono, codes) -> None:
+    result = ablate(
+        mono, "a slow organ", codes, site="block", axes=("layer",),
+        metric=metrics.logprob(codes), progress=False,
+    )  # fmt: skip
+    entering = {}
+
+    def keep(stream, *, hook):
+        entering["x"] = stream.clone()
+
+    def skip(stream, *, hook):
+        return entering["x"]
+
+    logits = mono.run_with_hooks(
+        "a slow organ", codes,
+        fwd_hooks=[("blocks.1.hook_resid_pre", keep), ("blocks.1.hook_resid_post", skip)],
+    )  # fmt: skip
+    assert torch.allclose(result.per_example[1], metrics.logprob(codes)(logits), atol=1e-5)
+    with pytest.raises(InputError, match='needs the axis "layer"'):
+        ablate(mono, "a slow organ", codes, site="block", axes=("pos",),
+               metric=metrics.logprob(codes), progress=False)  # fmt: skip
+
+
+def test_effects_are_read_and_recovery_has_nothing_to_recover(mono, codes) -> None:
+    result = ablate(mono, "a slow organ", codes, metric=metrics.logprob(codes), progress=False)
+    assert torch.equal(result.clean, result.corrupted)
+    with pytest.raises(InputError, match="nothing to recover"):
+        _ = result.recovery
+    assert result.plot(what="effect").axes

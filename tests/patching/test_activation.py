@@ -1,0 +1,376 @@
+"""Activation patching against plain torch hooks, cell by cell; and what is refused."""
+
+import pytest
+import torch
+from oracle import AXES, Edit, Oracle, Visit
+from oracle_melody import MelodyOracle
+from torch import Tensor
+
+from audio_lens import AudioLens, PatchingResult, activation_patch, every_seconds, mean_of, metrics
+from audio_lens.errors import InputError, SiteError
+from audio_lens.patching import activation
+
+TOLERANCE = 1e-5
+FAMILIES_OF_BLOCKS = [
+    name.removeprefix("blocks.{i}.").replace("hook_", "")
+    for name in AXES
+    if name.startswith("blocks")
+]
+ALONG_TIME = [
+    name.removeprefix("blocks.{i}.").replace("hook_", "")
+    for name, axes in AXES.items()
+    if name.startswith("blocks") and {"pos", "query"} & set(axes.split())
+]
+
+
+def there(model: AudioLens, site: str) -> str:
+    if site not in model.sites.shorthands:
+        pytest.skip("this family has no such site")
+    return site
+
+
+def oracle_of(model: AudioLens) -> Oracle:
+    kind = MelodyOracle if "melody.proj" in model.sites.shorthands else Oracle
+    return kind.copying(model.hf_model, model.processor.tokenizer)
+
+
+def score(codes: Tensor, logits: Tensor) -> Tensor:
+    """Mean log-probability, said another way than in the package."""
+    nats = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 2), codes.flatten(), reduction="none"
+    )
+    return -nats.view(len(codes), -1).mean(1)
+
+
+class Patcher:
+    """Runs of the oracle with one tensor put in at one place."""
+
+    def __init__(self, model: AudioLens, sides: dict, example: int, scale: float = 1.0) -> None:
+        self.oracle, self.scale = oracle_of(model), scale
+        self.sides = {
+            name: (prompt, codes[example : example + 1]) for name, (prompt, codes) in sides.items()
+        }
+
+    def activation(self, name: str, side: str) -> Tensor:
+        visit = Visit(kept=[])
+        prompt, codes = self.sides[side]
+        with self.oracle.visiting({name: visit}):
+            self.oracle.positional([prompt], codes, guidance_scale=self.scale)
+        return visit.kept[0]
+
+    def patched(self, name: str, index: tuple, *, branch: str = "both") -> Tensor:
+        """The metric of the corrupted run with clean activations at an index of a site."""
+        axes = AXES[name.replace(name.split(".")[1], "{i}")]
+        clean = self.activation(name, "clean")[:1][0]
+        here = torch.zeros_like(clean, dtype=torch.bool)
+        here[index] = True
+        zero = torch.zeros_like(clean)
+        origin = -(self.n_prefix(clean, axes))
+        edit = Edit(axes, gain=(~here).to(clean), shift=torch.where(here, clean, zero), origin=origin)
+        prompt, codes = self.sides["corrupted"]
+        with self.oracle.editing(name, edit, branch=branch):
+            logits = self.oracle.positional([prompt], codes, guidance_scale=self.scale)
+            aligned = self.oracle.aligned(logits, guidance_scale=self.scale)
+        return score(self.sides["clean"][1], aligned)
+
+    def n_prefix(self, clean: Tensor, axes: str) -> int:
+        named = axes.split()
+        dim = next((n for n, axis in enumerate(named) if axis in ("pos", "query")), None)
+        frames = self.sides["clean"][1].shape[-1]
+        return 0 if dim is None else clean.shape[dim] - frames - self.oracle.delays[-1]
+
+
+@pytest.mark.parametrize("site", ALONG_TIME)
+def test_every_site_and_position_agrees_with_plain_hooks(model, sides, site) -> None:
+    there(model, site)
+    metric = metrics.logprob(sides["clean"][1])
+    layers = [0, 2]
+    results = {
+        method: activation_patch(
+            model, **sides, site=site, axes=("layer", "pos"), metric=metric, layers=layers,
+            positions={"early": range(2), "one": range(4, 5), "last": range(7, 9)},
+            method=method, progress=False,
+        )
+        for method in ("full", "reuse")
+    }  # fmt: skip
+    assert results["reuse"].provenance["method"] == "reuse"
+    difference = results["full"].per_example - results["reuse"].per_example
+    assert difference.abs().max() < TOLERANCE
+    patcher = Patcher(model, sides, example=1)
+    family = next(s for s in model.sites if s.shorthand == site and s.layer == 2)
+    axis = next(n for n, a in enumerate(family.axes) if a in ("pos", "query")) - 1
+    prefix = patcher.n_prefix(
+        patcher.activation(family.name, "clean")[0], " ".join(family.axes[1:])
+    )
+    for place, span in enumerate((range(2), range(4, 5), range(7, 9))):
+        index = [slice(None)] * (len(family.axes) - 1)
+        index[axis] = slice(span.start + prefix, span.stop + prefix)
+        wanted = patcher.patched(family.name, tuple(index))
+        assert results["full"].per_example[1, place, 1] == pytest.approx(float(wanted), abs=1e-5)
+
+
+@pytest.mark.parametrize("site", FAMILIES_OF_BLOCKS)
+def test_whole_layers_agree_with_plain_hooks(model, sides, site) -> None:
+    there(model, site)
+    result = activation_patch(
+        model, **sides, site=site, axes=("layer",), metric=metrics.logprob(sides["clean"][1]),
+        progress=False,
+    )  # fmt: skip
+    patcher = Patcher(model, sides, example=0)
+    family = next(s for s in model.sites if s.shorthand == site and s.layer == 1)
+    wanted = patcher.patched(family.name, (slice(None),))
+    assert result.per_example[1, 0] == pytest.approx(float(wanted), abs=1e-5)
+
+
+@pytest.mark.parametrize("branch", ["cond", "uncond", "both"])
+def test_branches_agree_with_plain_hooks(mono, branch) -> None:
+    codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
+    sides = {"clean": ("a slow organ", codes[0]), "corrupted": ("a fast organ", codes[1])}
+    results = [
+        activation_patch(
+            mono, **sides, site="mlp_out", axes=("layer",), metric=metrics.logprob(codes[0]),
+            guidance_scale=3.0, branch=branch, method=method, progress=False,
+        )
+        for method in ("full", "reuse")
+    ]  # fmt: skip
+    assert (results[0].per_example - results[1].per_example).abs().max() < TOLERANCE
+    assert (results[0].effect.abs() > 1e-4).all()
+
+
+def test_the_branch_axis_holds_the_halves_apart(mono) -> None:
+    codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
+    asked = dict(
+        clean=("a slow organ", codes[0]), corrupted=("a fast organ", codes[1]), site="attn_out",
+        metric=metrics.logprob(codes[0]), guidance_scale=3.0, progress=False,
+    )  # fmt: skip
+    both = activation_patch(mono, axes=("branch", "layer"), **asked)
+    for branch in ("cond", "uncond"):
+        one = activation_patch(mono, axes=("layer",), branch=branch, **asked)
+        assert torch.equal(both.select(branch=branch).values, one.values)
+
+
+@pytest.mark.parametrize(
+    ("site", "axes", "shape"),
+    [
+        ("attn.z", ("layer", "head"), (3, 4)),
+        ("attn.result", ("head", "pos"), (4, 9)),
+        ("attn.pattern", ("layer", "head", "pos"), (3, 4, 9)),
+        ("embed.codebook", ("codebook", "pos"), (4, 9)),
+        ("logits", ("codebook",), (4,)),
+        ("hook_embed", ("pos",), (9,)),
+        (["attn_out", "mlp_out"], ("layer",), (2, 3)),
+    ],
+)
+def test_axes_have_their_labels(mono, site, axes, shape) -> None:
+    site = "hook_logits" if site == "logits" else site
+    codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
+    result = activation_patch(
+        mono, clean=("a slow organ", codes[0]), corrupted=("a slow organ", codes[1]), site=site,
+        axes=axes, metric=metrics.logprob(codes[0]), progress=False,
+    )  # fmt: skip
+    assert result.values.shape == shape
+    assert result.values.isfinite().all()
+    assert list(result.axes)[-len(axes) :] == list(axes)
+
+
+@pytest.mark.parametrize("site", ["text.proj", "text.out", "cross_attn.k", "cross_attn.pattern"])
+def test_text_tokens_are_an_axis_and_together_they_are_the_prompt(mono, site) -> None:
+    codes = mono.random_codes(frames=6, seed=1)
+    asked = dict(
+        clean=("a slow organ", codes), corrupted=("a fast organ", codes), site=site,
+        metric=metrics.logprob(codes), progress=False,
+    )  # fmt: skip
+    result = activation_patch(mono, axes=("text_token",), **asked)
+    tokens = mono.text_tokens("a slow organ")
+    assert len(result.axes["text_token"]) == len(tokens)
+    assert (result.effect.abs() > 1e-6).any()
+    if site.startswith("text"):
+        whole = activation_patch(mono, axes=(), **asked)
+        assert whole.recovery.item() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_run_patched_with_itself_is_itself_to_the_bit(model, sides) -> None:
+    side = sides["clean"]
+    metric = metrics.logprob(side[1])
+    for site in ("resid_post", "attn.z", "mlp_out"):
+        result = activation_patch(
+            model, clean=side, corrupted=side, site=site, metric=metric, method="full",
+            max_rows=2, progress=False,
+        )  # fmt: skip
+        assert torch.equal(result.effect, torch.zeros_like(result.effect))
+
+
+def test_a_whole_layer_recovers_what_theory_says(mono) -> None:
+    """Codes alone differ: the stream leaving a block is all there is. The prompt differs too:
+    later cross-attention still reads the corrupted one, until no block is left.
+    """
+    codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
+    metric = metrics.logprob(codes[0])
+    same_prompt = activation_patch(
+        mono, clean=("a slow organ", codes[0]), corrupted=("a slow organ", codes[1]),
+        axes=("layer",), metric=metric, progress=False,
+    )  # fmt: skip
+    assert torch.allclose(same_prompt.recovery, torch.ones(3), atol=1e-4)
+    other_prompt = activation_patch(
+        mono, clean=("a slow organ", codes[0]), corrupted=("a fast organ", codes[1]),
+        axes=("layer",), metric=metric, progress=False,
+    )  # fmt: skip
+    assert other_prompt.recovery[-1] == pytest.approx(1, abs=1e-4)
+    assert (other_prompt.recovery[:-1] - 1).abs().min() > 1e-3
+
+
+def test_noising_is_denoising_the_other_way(mono) -> None:
+    codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
+    a, b = ("a slow organ", codes[0]), ("a fast organ", codes[1])
+    asked = dict(axes=("layer", "pos"), metric=metrics.logprob(codes[0]), progress=False)
+    noised = activation_patch(mono, clean=a, corrupted=b, into="clean", **asked)
+    mirrored = activation_patch(mono, clean=b, corrupted=a, **asked)
+    assert torch.allclose(noised.values, mirrored.values, atol=1e-6)
+    assert torch.equal(noised.effect, noised.per_example - noised.clean)
+
+
+def test_donors(mono) -> None:
+    codes = mono.random_codes(frames=6, batch=3, seed=1)
+    others = mono.random_codes(frames=6, batch=5, seed=2)
+    side = ("a slow organ", codes)
+    asked = dict(clean=side, corrupted=side, site="mlp_out", axes=("layer",),
+                 metric=metrics.logprob(codes), progress=False)  # fmt: skip
+    _, cache = mono.run_with_cache(*side, names_filter="mlp_out")
+    _, elsewhere = mono.run_with_cache("a fast organ", others, names_filter="mlp_out")
+    name = "blocks.1.hook_mlp_out"
+    wanted = {
+        "zero": torch.zeros_like(cache[name]),
+        "mean": cache[name].mean(0, keepdim=True).expand(3, -1, -1),
+        "resample": cache[name].roll(1, 0),
+        mean_of("a fast organ", others): elsewhere[name].mean(0, keepdim=True).expand(3, -1, -1),
+    }
+    for donor, tensor in wanted.items():
+        result = activation_patch(mono, donor=donor, **asked)
+        logits = mono.run_with_hooks(*side, fwd_hooks=[(name, lambda t, *, hook, v=tensor: v)])
+        expected = metrics.logprob(codes)(logits)
+        assert torch.allclose(result.per_example[1], expected, atol=1e-5)
+        given = activation_patch(
+            mono, donor={f"blocks.{n}.hook_mlp_out": tensor for n in range(3)}, **asked
+        )
+        assert torch.allclose(given.per_example[1], expected, atol=1e-5)
+
+
+def test_positions_can_be_grouped(mono) -> None:
+    codes = [mono.random_codes(frames=40, seed=seed) for seed in (1, 2)]
+    asked = dict(clean=("a slow organ", codes[0]), corrupted=("a slow organ", codes[1]),
+                 axes=("pos",), layers=1, metric=metrics.logprob(codes[0]), progress=False)  # fmt: skip
+    assert activation_patch(mono, positions=20, **asked).axes["pos"] == ("0", "20", "40")
+    seconds = activation_patch(mono, positions=every_seconds(0.2), **asked)
+    assert seconds.axes["pos"] == ("0 s", "0.2 s", "0.4 s", "0.6 s", "0.8 s")
+    whole = activation_patch(mono, positions={"all": range(43)}, **asked)
+    assert torch.allclose(
+        whole.values[0], activation_patch(mono, **(asked | {"axes": ()})).values, atol=1e-5
+    )
+
+
+def test_metrics_that_read_sites_and_ones_own(mono) -> None:
+    codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
+    direction = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    asked = dict(clean=("a slow organ", codes[0]), corrupted=("a slow organ", codes[1]),
+                 axes=("layer",), progress=False)  # fmt: skip
+    read = activation_patch(mono, metric=metrics.read_out(direction, layer=2), **asked)
+    assert read.recovery[2] == pytest.approx(1, abs=1e-4)
+    own = metrics.reads(
+        lambda logits, cache: cache["resid_post", 2] @ direction.div(direction.norm()),
+        "blocks.2.hook_resid_post",
+    )
+    with pytest.raises(InputError, match=r"one number per row, \[1\], got \(1, 9\)"):
+        activation_patch(mono, metric=own, **asked)
+    plain = activation_patch(mono, metric=lambda logits: logits[:, 0, 0, 0], **asked)
+    assert plain.values.shape == (3,)
+
+
+def test_a_sample_of_cells_and_going_on_after_an_interrupt(mono, monkeypatch) -> None:
+    codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
+    asked = dict(clean=("a slow organ", codes[0]), corrupted=("a slow organ", codes[1]),
+                 metric=metrics.logprob(codes[0]), progress=False)  # fmt: skip
+    whole = activation_patch(mono, **asked)
+    some = activation_patch(mono, sample=5, seed=3, **asked)
+    done = ~some.values.isnan()
+    assert done.sum() == 5
+    assert torch.allclose(some.values[done], whole.values[done])
+    run = activation.run_reusing
+
+    def interrupted(*args):
+        for count, found in enumerate(run(*args)):
+            if count == 10:
+                raise KeyboardInterrupt
+            yield found
+
+    monkeypatch.setattr(activation, "run_reusing", interrupted)
+    with pytest.warns(UserWarning, match="10 of 27 cells are done"):
+        part = activation_patch(mono, **asked)
+    monkeypatch.undo()
+    finished = activation_patch(mono, resume=part, **asked)
+    assert torch.allclose(finished.values, whole.values)
+    with pytest.raises(InputError, match="another grid"):
+        activation_patch(mono, resume=part, **(asked | {"axes": ("layer",)}))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"corrupted": ("a fast organ", 5)}, InputError, "codes must be an integer tensor"),
+        ({"corrupted": "a fast organ"}, InputError, r"corrupted must be \(prompts, codes\)"),
+        ({"frames": 5}, InputError, "clean has 6 frames and corrupted 5"),
+        ({"axes": ("layer", "token")}, InputError, "no axis 'token': expected some of layer"),
+        ({"axes": ("layer", "layer")}, InputError, "name one twice"),
+        ({"axes": ("head",)}, SiteError, "resid_post has no 'head' axis"),
+        ({"axes": ("branch",), "branch": "cond"}, InputError, 'branch must be "both"'),
+        ({"site": "z"}, SiteError, "'attn.z' or 'cross_attn.z'"),
+        ({"site": "ln1.scale"}, SiteError, "read-only"),
+        ({"site": "hook_embed"}, SiteError, "belongs to no layer"),
+        ({"layers": 7}, SiteError, "layer 7 is out of range"),
+        ({"positions": {"far": range(8, 12)}}, InputError, "'far' is range"),
+        ({"into": "dirty"}, InputError, "into must be"),
+        ({"donor": "noise"}, InputError, "no donor 'noise'"),
+        ({"donor": "resample"}, InputError, "at least two"),
+        ({"donor": torch.zeros(3, 5)}, InputError, "does not stretch"),
+        ({"metric": 3}, InputError, "metric must be a function"),
+        ({"metric": lambda logits: logits.mean()}, InputError, r"got \(\)"),
+        ({"metric": lambda logits: logits[:, 0, 0, 0] * float("nan")}, InputError, "is NaN on"),
+        ({"metric": metrics.read_out(torch.ones(64), layer=0), "layers": 2}, InputError,
+         "acts after what the metric reads"),
+        ({"method": "quick"}, InputError, 'method must be "auto"'),
+        ({"method": "reuse", "site": "hook_embed", "axes": ("pos",)}, InputError, "not exact here"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(mono, as_users_see_it, change, error, match) -> None:
+    change = dict(change)
+    frames = change.pop("frames", 6)
+    codes = mono.random_codes(frames=6, seed=1)
+    asked = {
+        "clean": ("a slow organ", codes),
+        "corrupted": ("a fast organ", mono.random_codes(frames=frames, seed=2)),
+        "metric": metrics.logprob(codes),
+        "progress": False,
+    }
+    with pytest.raises(error, match=match):
+        activation_patch(mono, **(asked | change))
+
+
+def test_melody_prompts_of_other_length_are_refused(model) -> None:
+    codes = model.random_codes(frames=6, seed=1)
+    asked = dict(metric=metrics.logprob(codes), progress=False)
+    sides = dict(clean=("a slow organ", codes), corrupted=("a very fast organ melody", codes))
+    if "melody.proj" not in model.sites.shorthands:
+        assert activation_patch(model, **sides, **asked).values.isfinite().all()
+        return
+    with pytest.raises(InputError, match="prefixes have"):
+        activation_patch(model, **sides, **asked)
+
+
+def test_clean_and_corrupted_must_differ_for_a_recovery(mono) -> None:
+    codes = mono.random_codes(frames=6, seed=1)
+    side = ("a slow organ", codes)
+    result = activation_patch(
+        mono, clean=side, corrupted=side, metric=metrics.logprob(codes), progress=False
+    )
+    with pytest.raises(InputError, match="nothing to recover"):
+        _ = result.recovery
+    assert isinstance(result, PatchingResult)

@@ -1,0 +1,99 @@
+"""Patching while generating: codes against hooks, twins by seed, measures with their units."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from audio_lens import InputError, SiteError, sound_patch
+
+MAKING = {"seconds": 0.3, "guidance_scale": 3.0, "progress": False}
+
+
+def by_ear(clips):
+    """An ear that keeps the clips it hears."""
+
+    def hear(clip):
+        clips.append(clip)
+        return float(clip.codes.double().mean())
+
+    return hear
+
+
+@pytest.mark.parametrize("donor", ["mean", "steps", "zero"])
+@pytest.mark.parametrize("branch", ["cond", "both"])
+def test_clips_are_those_of_a_hook_that_puts_the_same_in(model, donor, branch) -> None:
+    heard = []
+    result = sound_patch(
+        model, clean="a slow organ", corrupted="a fast organ", ear=by_ear(heard), donor=donor,
+        branch=branch, seeds=(3, 4), **MAKING,
+    )  # fmt: skip
+    assert result.per_example.shape == (3, 2)
+    name = "blocks.1.hook_resid_post"
+    _, cache = model.generate("a slow organ", seed=3, names_filter=[name], **MAKING)
+    prefix = cache.layout.n_prefix
+
+    def put(tensor, *, hook):
+        kept = cache.branch(hook.branch)[name]
+        values = {
+            "mean": kept[:, prefix:].mean(1, keepdim=True).expand_as(kept),
+            "steps": kept,
+            "zero": torch.zeros_like(kept),
+        }[donor]
+        return values[:, hook.positions.start + prefix : hook.positions.stop + prefix].clone()
+
+    with model.hooks([(name, put)], branch=branch):
+        (wanted,) = model.generate("a fast organ", seed=3, **MAKING)
+    patched = next(c for c in heard if c.seed == 3 and "blocks.1" in str(c.interventions))
+    assert torch.equal(patched.codes, wanted.codes)
+    (twin,) = model.generate("a fast organ", seed=3, **MAKING)
+    assert float(twin.codes.double().mean()) == pytest.approx(float(result.corrupted[0]))
+    assert result.values[1] != pytest.approx(float(result.corrupted.mean()))
+
+
+def test_windows_leave_what_comes_before_alone(mono) -> None:
+    heard = []
+    sound_patch(
+        mono, clean="a slow organ", corrupted="a fast organ", ear=by_ear(heard), layers=1,
+        window=(0.16, None), **MAKING,
+    )  # fmt: skip
+    (twin,) = mono.generate("a fast organ", seed=0, **MAKING)
+    patched = next(c for c in heard if "blocks.1" in str(c.interventions))
+    assert torch.equal(patched.codes[:, :5], twin.codes[:, :5])
+    assert not torch.equal(patched.codes, twin.codes)
+
+
+def test_several_sites_and_own_names(mono) -> None:
+    result = sound_patch(
+        mono, clean="a slow organ", corrupted=["a fast organ", "a song"], ear="timbre",
+        site=["attn_out", "mlp_out"], layers=[0, 2], **MAKING,
+    )  # fmt: skip
+    assert dict(result.axes) == {"site": ("attn_out", "mlp_out"), "layer": ("0", "2")}
+    assert result.provenance["unit"] == "semitones"
+    assert result.per_example.shape == (2, 2, 2)
+
+
+def test_where_nothing_is_heard_the_value_is_missing(mono) -> None:
+    result = sound_patch(
+        mono, clean="a slow organ", corrupted="a fast organ", seeds=(0, 1), layers=0,
+        ear=lambda clip: math.nan if clip.seed else 1.0, **MAKING,
+    )  # fmt: skip
+    assert np.isnan(result.per_example[0, 1])
+    assert result.values[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"ear": "beauty"}, InputError, "no ear 'beauty'"),
+        ({"ear": 3}, InputError, "ear must be"),
+        ({"site": "text.proj"}, SiteError, "cannot be patched while generating"),
+        ({"donor": "noise"}, InputError, "no donor 'noise'"),
+        ({"seeds": ()}, InputError, "seeds are empty"),
+    ],
+)
+def test_bad_input_is_named(mono, as_users_see_it, change, error, match) -> None:
+    asked = {"clean": "a slow organ", "corrupted": "a fast organ", "ear": "level", **MAKING}
+    with pytest.raises(error, match=match):
+        sound_patch(mono, **(asked | change))
