@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="steer tempo and timbre on the toy, measured")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder (%(default)s)")
+    demo.add_argument("--model", default="toy", help=_MODEL_HELP)
     demo.add_argument("--quiet", action="store_true", help="no progress bars")
     demo.set_defaults(command=_demo)
 
@@ -54,15 +55,17 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(options: argparse.Namespace) -> int:
     from audio_lens.lens.lens import AudioLens
     from audio_lens.recipes.demo import DemoSettings, report, run_demo, write
+    from audio_lens.toy import CHECKPOINTS
 
     settings = DemoSettings()
-    lens = AudioLens.from_pretrained("toy")
+    lens = AudioLens.from_pretrained(options.model)
     outcomes = run_demo(lens, settings=settings, progress=not options.quiet)
     for outcome in outcomes:
         print(report(outcome), end="\n\n")
     write(outcomes, options.out, settings, lens.cfg.model_name)
     print(f"Clips with their unsteered twins, curves, rows and directions: {options.out}/")
-    print("The toy shows that the tool works, not how MusicGen works.")
+    if options.model in CHECKPOINTS:
+        print("The toy shows that the tool works, not how MusicGen works.")
     return 0
 
 

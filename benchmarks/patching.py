@@ -10,7 +10,10 @@ from transformer_lens import patching as theirs
 from audio_lens import AudioLens, activation_patch, attribution_patch, metrics
 from audio_lens.testing import random_musicgen
 
-CLEAN, CORRUPTED = "a slow piano melody over a steady beat", "a fast piano melody over a steady beat"
+CLEAN, CORRUPTED = (
+    "a slow piano melody over a steady beat",
+    "a fast piano melody over a steady beat",
+)
 FRAMES = 61  # and a delay ramp of three: 64 positions
 SAMPLE = 48
 
@@ -70,9 +73,7 @@ def at_the_shape_of_small() -> None:
                 index_df=cells,
             )
         )  # fmt: skip
-    ours, result = clock(
-        lambda: activation_patch(lens, **asked, max_rows=24, progress=False)
-    )
+    ours, result = clock(lambda: activation_patch(lens, **asked, max_rows=24, progress=False))
     apart = (result.values.flatten()[every] - sampled).abs().max()
     naive *= n_cells / SAMPLE
     print(

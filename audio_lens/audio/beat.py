@@ -107,10 +107,27 @@ def beat_bpm(audio: Any, sample_rate: int) -> float:
     >>> round(beat_bpm(plucks, 16000))
     120
     """
+    seconds = beat_times(audio, sample_rate)
+    if len(seconds) == 0:
+        return float("nan")
+    return 60 / float(stats.theilslopes(seconds, np.arange(len(seconds)))[0])
+
+
+def beat_times(audio: Any, sample_rate: int) -> Float[np.ndarray, " beat"]:
+    """When the felt beats fall, in seconds; none where `beat_bpm` would be NaN.
+
+    audio: float [sample] or [channel sample]; sample_rate: Hz. Raises InputError for a malformed
+    array.
+
+    >>> t = np.arange(8 * 16000) / 16000
+    >>> plucks = 0.3 * np.sin(2 * np.pi * 440 * t) * np.exp(-(t % 0.5) / 0.08)
+    >>> np.diff(beat_times(plucks, 16000)).round(1)[:3]
+    array([0.5, 0.5, 0.5])
+    """
     beats = _beats(audio, sample_rate)
     if beats is None or beats.clarity < CLEAR_BEAT or len(beats.seconds) < _FEWEST_BEATS:
-        return float("nan")
-    return 60 / float(stats.theilslopes(beats.seconds, np.arange(len(beats.seconds)))[0])
+        return np.zeros(0)
+    return beats.seconds
 
 
 def beat_clarity(audio: Any, sample_rate: int) -> float:

@@ -43,7 +43,7 @@ class Kept:
     cross: tuple[tuple[Tensor, Tensor], ...]
     """Keys and values of cross-attention, [branch row head token d_head]; empty for a prefix."""
     cross_mask: Int[Tensor, "branch row token"] | None
-    logits: Float[Tensor, "branch row codebook pos vocab"]
+    logits: Float[Tensor, "branch row codebook audio_pos vocab"]
     """Of every position of the music."""
 
     @property
@@ -112,14 +112,12 @@ def _cross(
         return (), None
 
     def split(states: Tensor) -> Tensor:
-        return states.unflatten(0, (len(branches), -1)).unflatten(-1, (lens.cfg.n_heads, -1))
+        halves = states.unflatten(0, (len(branches), -1))
+        return halves.unflatten(-1, (lens.cfg.n_heads, -1)).transpose(2, 3)
 
-    pairs = []
-    for block in lens._module.decoder.model.decoder.layers:
-        attention = block.encoder_attn
-        made = (split(project(conditions.states)) for project in (attention.k_proj, attention.v_proj))
-        keys, values = (states.transpose(2, 3) for states in made)
-        pairs.append((keys, values))
+    attentions = [block.encoder_attn for block in lens._module.decoder.model.decoder.layers]
+    pairs = [(split(a.k_proj(conditions.states)), split(a.v_proj(conditions.states)))
+             for a in attentions]  # fmt: skip
     return tuple(pairs), conditions.mask.unflatten(0, (len(branches), -1))
 
 
@@ -129,12 +127,14 @@ class _Behind(DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
+        self._before = keys, values
+        self.keys, self.values = keys, values  # cross-attention reads them as they are
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.keys, key_states], 2), torch.cat([self.values, value_states], 2)
+        keys, values = self._before
+        return torch.cat([keys, key_states], 2), torch.cat([values, value_states], 2)
 
 
 class Tail:
@@ -176,7 +176,7 @@ class Tail:
         out = out[0] if isinstance(out, tuple) else out
         self._stream = out.unflatten(0, (len(self._kept.branches), -1))
 
-    def logits(self) -> Float[Tensor, "branch row codebook pos vocab"]:
+    def logits(self) -> Float[Tensor, "branch row codebook audio_pos vocab"]:
         """Logits of the music's positions from `start` on."""
         skip = max(self._kept.layout.n_prefix - self._start, 0)
         states = self._decoder.model.decoder.layer_norm(self._stream[:, :, skip:])
@@ -200,7 +200,8 @@ class Tail:
     def _cache(self, layer: int) -> EncoderDecoderCache:
         kept, rows = self._kept, self._rows
         before = [
-            part[layer][:, rows, :, : self._start].flatten(0, 1) for part in (kept.keys, kept.values)
+            part[layer][:, rows, :, : self._start].flatten(0, 1)
+            for part in (kept.keys, kept.values)
         ]
         n_layers = self._lens.cfg.n_layers
         layers: list[Any] = [DynamicLayer() for _ in range(n_layers)]

@@ -64,8 +64,8 @@ class ActivationCache(TransformerLensCache):
         """The halves of the run that it holds."""
         return tuple(self._branches)
 
-    def branch(self, branch: Literal["cond", "uncond"]) -> "ActivationCache":
-        """The cache of one half of a guided run.
+    def branch(self, branch: str) -> "ActivationCache":
+        """The cache of one half of a guided run, `"cond"` or `"uncond"`.
 
         Raises:
             SiteError: the run had no such half.

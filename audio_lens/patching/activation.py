@@ -84,11 +84,12 @@ def activation_patch(
     run = run_reusing if chosen == "reuse" else run_full
     bar = tqdm(total=len(todo), desc=f"patching ({chosen})", disable=not progress)
     try:
-        for place, score in run(experiment, todo, max_rows):
-            where = f"in cell {experiment.grid.labels(place)}"
-            check_score(score, experiment.metric, experiment.n_examples, where)
-            values[place] = score
-            bar.update()
+        with torch.no_grad():
+            for place, score in run(experiment, todo, max_rows):
+                where = f"in cell {experiment.grid.labels(place)}"
+                check_score(score, experiment.metric, experiment.n_examples, where)
+                values[place] = score
+                bar.update()
     except KeyboardInterrupt:
         done = int((~values.isnan()).all(1).sum())
         warnings.warn(
@@ -98,7 +99,7 @@ def activation_patch(
         )
     finally:
         bar.close()
-    return experiment.result(values.unflatten(0, experiment.grid.shape), method=chosen)
+    return experiment.result(values.view(*experiment.grid.shape, -1), method=chosen)
 
 
 def _method(method: str, experiment: Experiment) -> str:
@@ -122,14 +123,13 @@ def _begin(
         values = resume.per_example.flatten(0, -2).clone()
     todo = [place for place, known in enumerate(values) if known.isnan().any()]
     if sample is not None:
-        if not 1 <= sample:
+        if sample < 1:
             raise InputError(f"sample={sample}: expected at least one cell.")
         order = torch.randperm(len(todo), generator=torch.Generator().manual_seed(seed))
         todo = sorted(todo[int(n)] for n in order[:sample])
     return values, todo
 
 
-@torch.no_grad()
 def run_full(
     experiment: Experiment, todo: Sequence[int], max_rows: int
 ) -> Iterator[tuple[int, Tensor]]:

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
 
 
-def attribution_patch(
-    lens: "AudioLens", *, steps: int = 1, **asked: Any
-) -> PatchingResult:
+def attribution_patch(lens: "AudioLens", *, steps: int = 1, **asked: Any) -> PatchingResult:
     """Estimate every cell of a grid from gradients: two forwards and a backward for all of them.
 
     Args:
@@ -74,7 +72,7 @@ def attribution_patch(
                            for cell in experiment.grid.cells])  # fmt: skip
     values = experiment.baselines[experiment.into] + effects
     method = "attribution" if steps == 1 else f"attribution, integrated over {steps} steps"
-    return experiment.result(values.unflatten(0, experiment.grid.shape), method=method)
+    return experiment.result(values.view(*experiment.grid.shape, -1), method=method)
 
 
 def _effect(
@@ -102,7 +100,8 @@ def _mean_gradients(experiment: Experiment, steps: int) -> Values:
 
     The way is between what enters: the codes' embeddings and the text.
     """
-    lens, base, total = experiment.lens, experiment.base, {}
+    lens, base = experiment.lens, experiment.base
+    total: dict[str, dict[str, Any]] = {}
     points = [0.0] if steps == 1 else [(n + 0.5) / steps for n in range(steps)]
     for point in points:
         recording = Recording(experiment.sites, None)
@@ -132,9 +131,7 @@ def _on_the_way(experiment: Experiment, point: float) -> list[Registration]:
         return []
     lens = experiment.lens
     other = experiment.runs["clean" if experiment.into == "corrupted" else "corrupted"]
-    entrances = tuple(
-        site for site in lens.sites.resolve(["hook_embed", "text.hook_proj"])
-    )
+    entrances = tuple(site for site in lens.sites.resolve(["hook_embed", "text.hook_proj"]))
     theirs = recorded(lens, list(other.prompts), other.tokens, entrances, experiment.guidance_scale)
 
     def move(tensor: Tensor, *, hook: Hook) -> Tensor:

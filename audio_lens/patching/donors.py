@@ -115,7 +115,7 @@ def _named(donor: str, values: Values, n_examples: int) -> Donor:
 
 
 def _given(donor: Any, values: Values, sites: Sequence[Site]) -> Values:
-    """Tensors of the caller's, by site and perhaps by branch, stretched over what they leave out."""
+    """Tensors of the caller's, by site and perhaps branch, stretched over what they leave out."""
     tensors = donor if isinstance(donor, Mapping) else {site.name: donor for site in sites}
     missing = [site.name for site in sites if site.name not in tensors]
     if missing:

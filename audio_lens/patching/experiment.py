@@ -1,7 +1,6 @@
 """A patching experiment laid out and checked, before any patch is run."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +12,7 @@ from torch import Tensor
 from audio_lens.errors import InputError
 from audio_lens.lens.recording import Recording
 from audio_lens.lens.rows import as_prompts
-from audio_lens.patching.donors import Donor, Values, donor_values, recorded
+from audio_lens.patching.donors import Donor, donor_values
 from audio_lens.patching.grid import Grid, Positions, build_grid
 from audio_lens.patching.metrics import Metric, as_metric
 from audio_lens.patching.result import PatchingResult
@@ -244,5 +243,5 @@ def scores(
         logits = lens(list(run.prompts), tokens=run.tokens, guidance_scale=guidance_scale)
     cache = recording.cache(lens)
     for start in range(0, len(logits), len(logits) // n_cells):
-        part = slice(start, start + len(logits) // n_cells)
-        yield metric(logits[part], cache.rows(part))
+        block = slice(start, start + len(logits) // n_cells)
+        yield metric(logits[block], cache.rows(block))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def beats_of(clip: "Clip") -> Callable[["AudioLens", int], Groups]:
         labels = ["upbeat", *(f"beat {n}" for n in range(1, len(edges)))]
         if starts and starts[0] == 0:
             labels = labels[1:]
-        spans = [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+        spans = [range(start, stop) for start, stop in pairwise(edges)]
         return dict(zip(labels, spans, strict=False))
 
     return groups
@@ -112,7 +112,7 @@ class Cell:
 
     @property
     def first_position(self) -> int | None:
-        """The first position of the music that it writes; None if it writes all, prefix included."""
+        """The first position of the music that it writes; None if it writes the prefix too."""
         return min(self.where["pos"]) if "pos" in self.where else None
 
     def index(self, site: Site, n_prefix: int, first: int = 0) -> tuple[Any, ...]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -26,6 +25,7 @@ class Metric:
     """A scoring function and what it needs.
 
     Example:
+        >>> import torch
         >>> double = Metric(lambda logits: 2 * logits.mean((1, 2, 3)), "twice the mean logit")
         >>> double(torch.ones(2, 4, 3, 5))
         tensor([2., 2.])
@@ -117,9 +117,10 @@ def logprob(
         frames: Only from `start` to `stop` (None: to the end).
 
     Example:
+        >>> import torch
         >>> metric = logprob(torch.zeros(1, 4, 6, dtype=torch.long), codebooks=0)
-        >>> float(metric(torch.zeros(1, 4, 6, 8))) == -float(torch.tensor(8.0).log())
-        True
+        >>> round(float(metric(torch.zeros(1, 4, 6, 8)).exp()), 4)
+        0.125
     """
 
     def score(logits: Tensor) -> Tensor:
@@ -224,6 +225,4 @@ def read_out(direction: Any, *, layer: int, site: str = "resid_post") -> Metric:
         values = cache[name]
         return (values * unit.to(values)).sum(-1).flatten(1).mean(1)
 
-    return Metric(
-        score, f"read-out at {site} of layer {layer}", sites=(name,), reads_logits=False
-    )
+    return Metric(score, f"read-out at {site} of layer {layer}", sites=(name,), reads_logits=False)

@@ -101,7 +101,7 @@ def path_patch(
             found["total"].append(_scored(experiment, patches(experiment, [cell])))
     results = {
         kind: experiment.result(
-            torch.stack(values).unflatten(0, experiment.grid.shape),
+            torch.stack(values).view(*experiment.grid.shape, -1),
             method=f"path patching, {kind}",
             receivers=[site.name for site in ends],
         )
@@ -167,7 +167,7 @@ def _put(sites: Sequence[Site], values: Values, head: int | None = None) -> list
         if head is None or "head" not in hook.site.axes:
             return new
         dim = hook.site.axes.index("head")
-        index = (*[slice(None)] * dim, head)
+        index: tuple[Any, ...] = (*[slice(None)] * dim, head)
         tensor[index] = new[index]
         return tensor
 

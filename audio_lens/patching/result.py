@@ -14,8 +14,8 @@ from torch import Tensor
 from audio_lens.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 FORMAT = "audio_lens.patching.1"
 _CONFIDENCE = 0.95
@@ -131,7 +131,7 @@ class PatchingResult:
             del axes[name]
         return replace(self, per_example=per_example, axes=axes)
 
-    def to_dataframe(self) -> "pandas.DataFrame":
+    def to_dataframe(self) -> "DataFrame":
         """One row per cell and example: the axes' labels, the example, value and effect."""
         import pandas
 

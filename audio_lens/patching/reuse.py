@@ -33,19 +33,23 @@ def reusable(experiment: "Experiment") -> str:
                 return f"{site.name} lies outside of the blocks."
             if not any(axis in site.axes for axis in _ALONG_TIME):
                 return f"{site.name} has no positions of the music."
-    if len({len(experiment.lens.text_tokens(p)) for p in experiment.base.prompts if p is not None}) > 1 and (
-        experiment.n_prefix
-    ):
+    if len(
+        {len(experiment.lens.text_tokens(p)) for p in experiment.base.prompts if p is not None}
+    ) > 1 and (experiment.n_prefix):
         return "prompts of different length run apart."
     return ""
 
 
-@torch.no_grad()
 def run_reusing(
     experiment: "Experiment", todo: Sequence[int], max_rows: int
 ) -> Iterator[tuple[int, Tensor]]:
     """Cells in staircases; yields each one's number and score."""
-    kept = keep(experiment.lens, list(experiment.base.prompts), experiment.base.tokens, experiment.guidance_scale)
+    kept = keep(
+        experiment.lens,
+        list(experiment.base.prompts),
+        experiment.base.tokens,
+        experiment.guidance_scale,
+    )
     at_once = max(1, max_rows // (experiment.n_examples * len(kept.branches)))
     by_start: dict[int, list[int]] = {}
     for place in todo:
@@ -71,7 +75,9 @@ def _enters(cell: Cell, shorthand: str = "") -> bool:
     return len(cell.sites) == 1 and cell.sites[0].shorthand in between
 
 
-def _staircase(experiment: "Experiment", kept: Kept, start: int, places: Sequence[int]) -> Iterator[Tensor]:
+def _staircase(
+    experiment: "Experiment", kept: Kept, start: int, places: Sequence[int]
+) -> Iterator[Tensor]:
     """Scores of cells that begin at one place of the decoder's axis, in order of their entry."""
     cells = [experiment.grid.cells[place] for place in places]
     tail = Tail(experiment.lens, kept, start)
@@ -107,7 +113,9 @@ def _guided(experiment: "Experiment", kept: Kept, logits: Tensor) -> Tensor:
     return experiment.lens.delay.align(guide(logits.flatten(0, 1), run, experiment.guidance_scale))
 
 
-def _write_stream(experiment: "Experiment", kept: Kept, cell: Cell, stream: Tensor, first: int) -> None:
+def _write_stream(
+    experiment: "Experiment", kept: Kept, cell: Cell, stream: Tensor, first: int
+) -> None:
     """Patch rows as they join, where the patch is of the stream itself."""
     (site,) = cell.sites
     index = cell.index(site, experiment.n_prefix, first)

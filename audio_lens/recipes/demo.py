@@ -18,41 +18,66 @@ from jaxtyping import Float
 from audio_lens.analysis.directions import Direction, difference_in_means
 from audio_lens.analysis.statistics import Estimate, bootstrap, mean_over_prompts, slopes
 from audio_lens.audio.clip import Clip
+from audio_lens.audio.quality import Vitals, quality_guard, vitals
 from audio_lens.audio.tempo import pulse_bpm
 from audio_lens.audio.timbre import spectral_centroid
 from audio_lens.audio.words import neutral_prompts
 from audio_lens.recipes.concept import Concept, concept
 from audio_lens.steering.sweep import sweep
+from audio_lens.toy import CHECKPOINTS
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How a concept is steered on a model, as it was chosen on dev prompts."""
+
+    strategy: str = "one_to_one"
+    source_layer: int | None = None
+    branch: str = "both"
+    negative: float = -1.0
+    positive: float = 1.0
+    """The outermost coefficients."""
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """Five coefficients from end to end, zero in the middle."""
+        return (self.negative, self.negative / 2, 0.0, self.positive / 2, self.positive)
+
+    def __str__(self) -> str:
+        layer = "" if self.source_layer is None else f" of layer {self.source_layer}"
+        return f"{self.strategy}{layer}, {self.branch}"
+
+
+def choices_of(lens: "AudioLens") -> dict[str, Choice]:
+    """What was chosen for a model: `choice.json` in its folder, or the middle layer at 1."""
+    name = lens.cfg.model_name
+    file = CHECKPOINTS.get(name, Path(name)) / "choice.json"
+    if not file.is_file():
+        return dict.fromkeys(("tempo", "timbre"), Choice(source_layer=lens.cfg.n_layers // 2))
+    found = json.loads(file.read_text())
+    ends = {"+": "positive", "-": "negative"}
+    return {
+        concept: Choice(**{ends.get(key, key): value for key, value in chosen.items()})
+        for concept, chosen in found.items()
+    }
+
+
+@dataclass(frozen=True)
 class DemoSettings:
-    """What the demo runs; layers and strengths were chosen on the dev prompts of the toy."""
+    """What the demo runs."""
 
     seconds: float = 7.0
     n_prompts: int = 8
     seeds: tuple[int, ...] = (1000, 1001)
-    fractions: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0)
     n_random: int = 4
     n_pairs: int = 34
     direction_seconds: float = 6.0
     direction_seed: int = 2000
     site: str = "resid_post"
-    branch: str = "both"
     guidance_scale: float = 3.0
-    layers: tuple[tuple[str, int], ...] = (("tempo", 3), ("timbre", 2))
-    coefficients: tuple[tuple[str, float], ...] = (("tempo", 0.6), ("timbre", 0.25))
-
-    def layer(self, name: str) -> int:
-        """The layer whose direction steers a concept."""
-        return dict(self.layers)[name]
-
-    def strengths(self, name: str) -> tuple[float, ...]:
-        """The coefficients of a concept."""
-        return tuple(fraction * dict(self.coefficients)[name] for fraction in self.fractions)
 
 
 @dataclass(frozen=True)
@@ -66,9 +91,14 @@ class Row:
     prompt: str
     seed: int
     bpm: float
+    """By the pulse below 160 Hz."""
+    beat: float
+    """BPM by the felt beat of the full band, often an octave off."""
     centroid: float
     change: float
     """From its twin, in the concept's unit; NaN where either has no value."""
+    failed: str
+    """Rules of the quality guard that it fails, against its twin; empty where it passes."""
     clip: Clip
 
 
@@ -79,7 +109,7 @@ class Outcome:
     concept: Concept
     direction: Direction
     rows: tuple[Row, ...]
-    layer: int
+    choice: Choice
 
     def grid(
         self, what: str, direction: str, coefficient: float
@@ -90,6 +120,11 @@ class Outcome:
             if row.direction == direction and row.coefficient == coefficient:
                 cells.setdefault(row.prompt, []).append(getattr(row, what))
         return np.array(list(cells.values()))
+
+    def n_passed(self, coefficient: float) -> int:
+        """Clips of a cell of the real direction that pass the quality guard."""
+        cell = [r for r in self.rows if r.direction == "real" and r.coefficient == coefficient]
+        return sum(not row.failed for row in cell)
 
     @property
     def coefficients(self) -> tuple[float, ...]:
@@ -132,12 +167,14 @@ def run_demo(
     progress: bool = True,
 ) -> list[Outcome]:
     """Make the directions, steer by them and by random ones, and measure every clip."""
-    settings = settings or DemoSettings()
-    return [_run_concept(lens, concept(name), settings, progress) for name in concepts]
+    settings, choices = settings or DemoSettings(), choices_of(lens)
+    return [
+        _run_concept(lens, concept(name), choices[name], settings, progress) for name in concepts
+    ]
 
 
 def _run_concept(
-    lens: "AudioLens", concept: Concept, settings: DemoSettings, progress: bool
+    lens: "AudioLens", concept: Concept, choice: Choice, settings: DemoSettings, progress: bool
 ) -> Outcome:
     stride = -(-len(concept.positive) // settings.n_pairs)
     direction = difference_in_means(
@@ -150,23 +187,24 @@ def _run_concept(
         guidance_scale=settings.guidance_scale,
         progress=progress,
     )
-    strengths = settings.strengths(concept.name)
-    runs = [("real", direction, strengths)]
+    runs = [("real", direction, choice.strengths)]
     for index in range(settings.n_random):
-        outer = (strengths[0], strengths[-1])
+        outer = (choice.strengths[0], choice.strengths[-1])
         runs.append((f"random {index + 1}", direction.random_like(seed=index), outer))
-    layer = settings.layer(concept.name)
-    rows = [row for run in runs for row in _measured(lens, concept, settings, run, progress)]
-    return Outcome(concept, direction, tuple(_with_changes(concept, rows)), layer)
+    heard = [
+        row for run in runs for row in _measured(lens, concept, choice, settings, run, progress)
+    ]
+    return Outcome(concept, direction, tuple(_beside_twins(concept, heard)), choice)
 
 
 def _measured(
     lens: "AudioLens",
     concept: Concept,
+    choice: Choice,
     settings: DemoSettings,
     run: tuple[str, Direction, tuple[float, ...]],
     progress: bool,
-) -> Iterator[Row]:
+) -> Iterator[tuple[Row, Vitals]]:
     name, direction, strengths = run
     swept = sweep(
         lens,
@@ -174,25 +212,31 @@ def _measured(
         direction=direction,
         coefficients=strengths,
         seeds=settings.seeds,
-        strategy="one_to_one",
-        source_layer=settings.layer(concept.name),
-        branch=settings.branch,
+        strategy=choice.strategy,
+        source_layer=choice.source_layer,
+        branch=choice.branch,
         seconds=settings.seconds,
         guidance_scale=settings.guidance_scale,
         progress=progress,
     )
     for made in swept:
         samples, rate = made.clip.samples, made.clip.sample_rate
-        yield Row(
-            concept=concept.name,
-            direction=name,
-            coefficient=made.coefficient,
-            prompt=made.prompt or "",
-            seed=made.seed,
-            bpm=pulse_bpm(samples, rate),
-            centroid=spectral_centroid(samples, rate),
-            change=float("nan"),
-            clip=made.clip,
+        life = vitals(samples, rate)
+        yield (
+            Row(
+                concept=concept.name,
+                direction=name,
+                coefficient=made.coefficient,
+                prompt=made.prompt or "",
+                seed=made.seed,
+                bpm=life.pulse,
+                beat=life.beat,
+                centroid=spectral_centroid(samples, rate),
+                change=float("nan"),
+                failed="",
+                clip=made.clip,
+            ),
+            life,
         )
 
 
@@ -202,17 +246,18 @@ def _prompts(n: int) -> tuple[str, ...]:
     return tuple(prompts[:: max(1, len(prompts) // n)][:n])
 
 
-def _with_changes(concept: Concept, rows: list[Row]) -> Iterator[Row]:
-    """Rows with their change from the twin: the unsteered clip of the same prompt and seed."""
-    heard = _COLUMNS[concept.measure]
+def _beside_twins(concept: Concept, heard: list[tuple[Row, Vitals]]) -> Iterator[Row]:
+    """Rows beside their twin, the unsteered clip of the same prompt and seed: change and guard."""
+    column = _COLUMNS[concept.measure]
     twins = {
-        (row.prompt, row.seed): getattr(row, heard)
-        for row in rows
+        (row.prompt, row.seed): (getattr(row, column), life)
+        for row, life in heard
         if row.direction == "real" and row.coefficient == 0
     }
-    for row in rows:
-        change = concept.change(getattr(row, heard), twins[row.prompt, row.seed])
-        yield replace(row, change=change)
+    for row, life in heard:
+        value, twin = twins[row.prompt, row.seed]
+        failed = ", ".join(quality_guard(life, twin).failures)
+        yield replace(row, change=concept.change(getattr(row, column), value), failed=failed)
 
 
 # -- what is shown and written ----------------------------------------------------------------
@@ -224,9 +269,9 @@ def report(outcome: Outcome) -> str:
     n_pairs = outcome.direction.provenance["n_positive"]
     lines = [
         f"{concept.name}: difference in means of {n_pairs} matched prompt pairs, added at "
-        f"{outcome.direction.sites[0]} of layer {outcome.layer}",
-        f"{'coefficient':>12}  {'BPM [95 %]':<24}{'centroid in Hz [95 %]':<26}"
-        f"{f'change in {concept.change_unit} [95 %]':<34}no tempo",
+        f"{outcome.direction.sites[0]} ({outcome.choice})",
+        f"{'coefficient':>12}  {'BPM [95 %]':<22}{'by beat':<9}{'centroid in Hz [95 %]':<26}"
+        f"{f'change in {concept.change_unit} [95 %]':<32}{'no tempo':<10}guard",
     ]
     for coefficient in outcome.coefficients:
         lines.append(_line(outcome, coefficient))
@@ -237,24 +282,27 @@ def report(outcome: Outcome) -> str:
 
 def _line(outcome: Outcome, coefficient: float) -> str:
     cells = {
-        what: outcome.grid(what, "real", coefficient) for what in ("bpm", "centroid", "change")
+        what: outcome.grid(what, "real", coefficient)
+        for what in ("bpm", "beat", "centroid", "change")
     }
     found = {what: bootstrap(values) for what, values in cells.items()}
     missing = int(np.isnan(cells["bpm"]).sum())
     return (
-        f"{coefficient:>+12.2f}  {found['bpm']:.0f}".ljust(38)
+        f"{coefficient:>+12.2f}  {found['bpm']:.0f}".ljust(36)
+        + f"{found['beat'].value:.0f}".ljust(9)
         + f"{found['centroid']:.0f}".ljust(26)
-        + f"{found['change']:+.2f}".ljust(34)
-        + f"{missing} of {cells['bpm'].size}"
+        + f"{found['change']:+.2f}".ljust(32)
+        + f"{missing} of {cells['bpm'].size}".ljust(10)
+        + f"{outcome.n_passed(coefficient)} pass"
     )
 
 
 def _random_line(outcome: Outcome) -> str:
     changes = outcome.random_changes()
     shown = ", ".join(f"{change:.2f}" for change in changes)
-    outer = outcome.coefficients[-1]
+    low, high = outcome.coefficients[0], outcome.coefficients[-1]
     return (
-        f"  at {outer:+.2f} and {-outer:+.2f} it changes by up to "
+        f"  at {low:+.2f} and {high:+.2f} it changes by up to "
         f"{outcome.largest_change('real'):.2f} {outcome.concept.change_unit}; under "
         f"{len(changes)} random directions of the same length by up to {shown}"
     )
@@ -294,6 +342,7 @@ def write(
     configuration: dict[str, Any] = {
         "model": model_name,
         "settings": asdict(settings),
+        "choices": {o.concept.name: asdict(o.choice) for o in outcomes},
         "directions": {o.concept.name: dict(o.direction.provenance) for o in outcomes},
     }
     (out / "config.json").write_text(json.dumps(configuration, indent=2) + "\n")
@@ -310,7 +359,10 @@ def _save_clip(row: Row, out: Path) -> Path:
 
 
 def _write_rows(outcomes: Sequence[Outcome], paths: dict[int, str], path: Path) -> None:
-    columns = ["concept", "direction", "coefficient", "prompt", "seed", "bpm", "centroid", "change"]
+    columns = [
+        "concept", "direction", "coefficient", "prompt", "seed", "bpm", "beat", "centroid",
+        "change", "failed",
+    ]  # fmt: skip
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*columns, "clip"])

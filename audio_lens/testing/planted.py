@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from audio_lens.errors import InputError
 from audio_lens.lens.config import HFModule
@@ -80,7 +80,7 @@ def planted_circuit(
         >>> lost.best()
         {'layer': '1', 'head': '2'}
     """
-    lens = random_musicgen(n_layers=n_layers, d_model=64, n_heads=4, d_text=64, seed=seed)
+    lens = random_musicgen(n_layers=n_layers, d_model=64, n_heads=4, d_text=48, seed=seed)
     n_positions = frames + max(lens.cfg.delays)
     if not 0 <= layer <= mlp_layer < n_layers:
         raise InputError(f"layer={layer} and mlp_layer={mlp_layer}: the head must come first.")
@@ -91,7 +91,12 @@ def planted_circuit(
     neuron = 0
     with torch.no_grad():
         positions = decoder.embed_positions.weights[:n_positions]
-        marker, gate, target = _directions(positions, window, seed)
+        marker, gate, target = _directions(positions, seed)
+        outside = torch.tensor([position not in window for position in range(n_positions)])
+        positions[outside] -= 2 * gate  # what tells the neuron to keep silent
+        for norm in (each for each in decoder.modules() if isinstance(each, nn.LayerNorm)):
+            nn.init.ones_(norm.weight)  # else what is read would be a mixture of directions
+            nn.init.zeros_(norm.bias)
         for block in decoder.layers:
             _clear(block, torch.stack([marker, gate, target]))
         for table in decoder.embed_tokens:
@@ -105,11 +110,12 @@ def planted_circuit(
         reads = decoder.layers[layer].encoder_attn
         first = head * lens.cfg.d_head
         reads.v_proj.weight[first] = word
-        reads.out_proj.weight[:, first] = marker
+        reads.out_proj.weight[:, first] = 0.5 * marker
         mlp = decoder.layers[mlp_layer]
-        mlp.fc1.weight[neuron] = 6 * marker + gate
-        mlp.fc2.weight[:, neuron] = 0.15 * target
-        model.decoder.lm_heads[codebook].weight[code] += 8 * target
+        # Little is written and much is made of it: LayerNorms then scale nothing else by it.
+        mlp.fc1.weight[neuron] = 36 * marker + 144 * gate
+        mlp.fc2.weight[:, neuron] = 0.05 * target
+        model.decoder.lm_heads[codebook].weight[code] += 100 * target
     return Planted(
         lens, clean, corrupted, lens.random_codes(frames=frames, seed=seed), token, layer, head,
         mlp_layer, neuron, window, codebook, code,
@@ -123,25 +129,17 @@ def _without(weight: Tensor, *directions: Tensor) -> Tensor:
 
 
 def _directions(
-    positions: Float[Tensor, "pos d_model"], window: range, seed: int
+    positions: Float[Tensor, "pos d_model"], seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Marker, gate and target: none moves a LayerNorm's mean, and positions show in the gate alone.
-
-    The gate is 0 along positions of the window and far below along the others.
+    """Marker, gate and target: at right angles to positions and to each other, and their entries
+    sum to zero, so that none moves a LayerNorm's mean.
     """
-    n_positions, width = positions.shape
-    ones = torch.ones(1, width)
+    free = torch.cat([positions, torch.ones(1, positions.shape[1])]).double()
+    taken = torch.linalg.svd(free, full_matrices=False)
+    basis = taken.Vh[taken.S > 1e-6]
     generator = torch.Generator().manual_seed(seed)
-    free = torch.cat([positions, ones])
-    basis = torch.linalg.qr(free.T)[0]
-    drawn = torch.randn(2, width, generator=generator)
-    drawn = drawn - drawn @ basis @ basis.T
-    marker, target = torch.linalg.qr(drawn.T)[0].T
-    wanted = torch.full((n_positions + 3,), -16.0)
-    wanted[list(window)] = 0
-    wanted[n_positions:] = 0
-    constraints = torch.cat([free, marker[None], target[None]])
-    gate = torch.linalg.lstsq(constraints, wanted[:, None], driver="gelsd").solution[:, 0]
+    drawn = torch.randn(3, positions.shape[1], generator=generator, dtype=torch.double)
+    marker, gate, target = torch.linalg.qr((drawn - drawn @ basis.T @ basis).T)[0].T.float()
     return marker, gate, target
 
 
@@ -170,9 +168,10 @@ def _plant_word(lens: AudioLens, clean: str, corrupted: str) -> tuple[int, Tenso
     for prompt in (clean, corrupted):
         inputs = lens.processor.tokenizer(prompt, return_tensors="pt")
         states.append(model.text_encoder(**inputs).last_hidden_state[0])
-    wanted = torch.zeros(sum(map(len, states)), 1)
+    wanted = torch.zeros(sum(map(len, states)), 1, dtype=torch.double)
     wanted[place] = len(tokens)  # uniform attention divides by it
-    reader = torch.linalg.lstsq(torch.cat(states), wanted, driver="gelsd").solution[:, 0]
+    solved = torch.linalg.lstsq(torch.cat(states).double(), wanted, driver="gelsd")
+    reader = solved.solution[:, 0].float()
     word = torch.zeros(lens.cfg.d_model)
     word[0] = 1
     model.enc_to_dec_proj.weight.copy_(word[:, None] * reader)

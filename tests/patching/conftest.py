@@ -23,7 +23,9 @@ def loud(lens: AudioLens) -> AudioLens:
 @pytest.fixture(scope="session", params=FAMILIES)
 def model(request: pytest.FixtureRequest) -> AudioLens:
     """Of each family."""
-    return loud(random_musicgen(n_layers=3, d_model=64, n_heads=4, seed=0, **FAMILIES[request.param]))
+    return loud(
+        random_musicgen(n_layers=3, d_model=64, n_heads=4, seed=0, **FAMILIES[request.param])
+    )
 
 
 @pytest.fixture(scope="session")

@@ -39,9 +39,14 @@ def test_zero_mean_and_resample(mono, codes) -> None:
 
 def test_a_skipped_block_hands_on_what_entered(mono, codes) -> None:
     result = ablate(
-        mono, "a slow organ", codes, site="block", axes=("layer",),
-        metric=metrics.logprob(codes), progress=False,
-    )  # fmt: skip
+        mono,
+        "a slow organ",
+        codes,
+        site="block",
+        axes=("layer",),
+        metric=metrics.logprob(codes),
+        progress=False,
+    )
     entering = {}
 
     def keep(stream, *, hook):
@@ -51,13 +56,21 @@ def test_a_skipped_block_hands_on_what_entered(mono, codes) -> None:
         return entering["x"]
 
     logits = mono.run_with_hooks(
-        "a slow organ", codes,
+        "a slow organ",
+        codes,
         fwd_hooks=[("blocks.1.hook_resid_pre", keep), ("blocks.1.hook_resid_post", skip)],
-    )  # fmt: skip
+    )
     assert torch.allclose(result.per_example[1], metrics.logprob(codes)(logits), atol=1e-5)
     with pytest.raises(InputError, match='needs the axis "layer"'):
-        ablate(mono, "a slow organ", codes, site="block", axes=("pos",),
-               metric=metrics.logprob(codes), progress=False)  # fmt: skip
+        ablate(
+            mono,
+            "a slow organ",
+            codes,
+            site="block",
+            axes=("pos",),
+            metric=metrics.logprob(codes),
+            progress=False,
+        )
 
 
 def test_effects_are_read_and_recovery_has_nothing_to_recover(mono, codes) -> None:

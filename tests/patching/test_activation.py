@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracle import AXES, Edit, Oracle, Visit
+from oracle import AXES, Edit, Oracle, Visit, family
 from oracle_melody import MelodyOracle
 from torch import Tensor
 
@@ -60,16 +60,19 @@ class Patcher:
 
     def patched(self, name: str, index: tuple, *, branch: str = "both") -> Tensor:
         """The metric of the corrupted run with clean activations at an index of a site."""
-        axes = AXES[name.replace(name.split(".")[1], "{i}")]
+        axes = AXES[family(name)]
         clean = self.activation(name, "clean")[:1][0]
         here = torch.zeros_like(clean, dtype=torch.bool)
         here[index] = True
         zero = torch.zeros_like(clean)
         origin = -(self.n_prefix(clean, axes))
-        edit = Edit(axes, gain=(~here).to(clean), shift=torch.where(here, clean, zero), origin=origin)
+        edit = Edit(
+            axes, gain=(~here).to(clean), shift=torch.where(here, clean, zero), origin=origin
+        )
         prompt, codes = self.sides["corrupted"]
         with self.oracle.editing(name, edit, branch=branch):
-            logits = self.oracle.positional([prompt], codes, guidance_scale=self.scale)
+            with torch.no_grad():
+                logits = self.oracle.positional([prompt], codes, guidance_scale=self.scale)
             aligned = self.oracle.aligned(logits, guidance_scale=self.scale)
         return score(self.sides["clean"][1], aligned)
 
@@ -87,25 +90,29 @@ def test_every_site_and_position_agrees_with_plain_hooks(model, sides, site) -> 
     layers = [0, 2]
     results = {
         method: activation_patch(
-            model, **sides, site=site, axes=("layer", "pos"), metric=metric, layers=layers,
+            model,
+            **sides,
+            site=site,
+            axes=("layer", "pos"),
+            metric=metric,
+            layers=layers,
             positions={"early": range(2), "one": range(4, 5), "last": range(7, 9)},
-            method=method, progress=False,
+            method=method,
+            progress=False,
         )
         for method in ("full", "reuse")
-    }  # fmt: skip
+    }
     assert results["reuse"].provenance["method"] == "reuse"
     difference = results["full"].per_example - results["reuse"].per_example
     assert difference.abs().max() < TOLERANCE
     patcher = Patcher(model, sides, example=1)
-    family = next(s for s in model.sites if s.shorthand == site and s.layer == 2)
-    axis = next(n for n, a in enumerate(family.axes) if a in ("pos", "query")) - 1
-    prefix = patcher.n_prefix(
-        patcher.activation(family.name, "clean")[0], " ".join(family.axes[1:])
-    )
+    named = next(s for s in model.sites if s.shorthand == site and s.layer == 2)
+    axis = next(n for n, a in enumerate(named.axes) if a in ("pos", "query")) - 1
+    prefix = patcher.n_prefix(patcher.activation(named.name, "clean")[0], " ".join(named.axes[1:]))
     for place, span in enumerate((range(2), range(4, 5), range(7, 9))):
-        index = [slice(None)] * (len(family.axes) - 1)
+        index = [slice(None)] * (len(named.axes) - 1)
         index[axis] = slice(span.start + prefix, span.stop + prefix)
-        wanted = patcher.patched(family.name, tuple(index))
+        wanted = patcher.patched(named.name, tuple(index))
         assert results["full"].per_example[1, place, 1] == pytest.approx(float(wanted), abs=1e-5)
 
 
@@ -113,12 +120,16 @@ def test_every_site_and_position_agrees_with_plain_hooks(model, sides, site) -> 
 def test_whole_layers_agree_with_plain_hooks(model, sides, site) -> None:
     there(model, site)
     result = activation_patch(
-        model, **sides, site=site, axes=("layer",), metric=metrics.logprob(sides["clean"][1]),
+        model,
+        **sides,
+        site=site,
+        axes=("layer",),
+        metric=metrics.logprob(sides["clean"][1]),
         progress=False,
-    )  # fmt: skip
+    )
     patcher = Patcher(model, sides, example=0)
-    family = next(s for s in model.sites if s.shorthand == site and s.layer == 1)
-    wanted = patcher.patched(family.name, (slice(None),))
+    named = next(s for s in model.sites if s.shorthand == site and s.layer == 1)
+    wanted = patcher.patched(named.name, (slice(None),))
     assert result.per_example[1, 0] == pytest.approx(float(wanted), abs=1e-5)
 
 
@@ -128,21 +139,32 @@ def test_branches_agree_with_plain_hooks(mono, branch) -> None:
     sides = {"clean": ("a slow organ", codes[0]), "corrupted": ("a fast organ", codes[1])}
     results = [
         activation_patch(
-            mono, **sides, site="mlp_out", axes=("layer",), metric=metrics.logprob(codes[0]),
-            guidance_scale=3.0, branch=branch, method=method, progress=False,
+            mono,
+            **sides,
+            site="mlp_out",
+            axes=("layer",),
+            metric=metrics.logprob(codes[0]),
+            guidance_scale=3.0,
+            branch=branch,
+            method=method,
+            progress=False,
         )
         for method in ("full", "reuse")
-    ]  # fmt: skip
+    ]
     assert (results[0].per_example - results[1].per_example).abs().max() < TOLERANCE
     assert (results[0].effect.abs() > 1e-4).all()
 
 
 def test_the_branch_axis_holds_the_halves_apart(mono) -> None:
     codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
-    asked = dict(
-        clean=("a slow organ", codes[0]), corrupted=("a fast organ", codes[1]), site="attn_out",
-        metric=metrics.logprob(codes[0]), guidance_scale=3.0, progress=False,
-    )  # fmt: skip
+    asked = {
+        "clean": ("a slow organ", codes[0]),
+        "corrupted": ("a fast organ", codes[1]),
+        "site": "attn_out",
+        "metric": metrics.logprob(codes[0]),
+        "guidance_scale": 3.0,
+        "progress": False,
+    }
     both = activation_patch(mono, axes=("branch", "layer"), **asked)
     for branch in ("cond", "uncond"):
         one = activation_patch(mono, axes=("layer",), branch=branch, **asked)
@@ -165,9 +187,14 @@ def test_axes_have_their_labels(mono, site, axes, shape) -> None:
     site = "hook_logits" if site == "logits" else site
     codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
     result = activation_patch(
-        mono, clean=("a slow organ", codes[0]), corrupted=("a slow organ", codes[1]), site=site,
-        axes=axes, metric=metrics.logprob(codes[0]), progress=False,
-    )  # fmt: skip
+        mono,
+        clean=("a slow organ", codes[0]),
+        corrupted=("a slow organ", codes[1]),
+        site=site,
+        axes=axes,
+        metric=metrics.logprob(codes[0]),
+        progress=False,
+    )
     assert result.values.shape == shape
     assert result.values.isfinite().all()
     assert list(result.axes)[-len(axes) :] == list(axes)
@@ -176,10 +203,13 @@ def test_axes_have_their_labels(mono, site, axes, shape) -> None:
 @pytest.mark.parametrize("site", ["text.proj", "text.out", "cross_attn.k", "cross_attn.pattern"])
 def test_text_tokens_are_an_axis_and_together_they_are_the_prompt(mono, site) -> None:
     codes = mono.random_codes(frames=6, seed=1)
-    asked = dict(
-        clean=("a slow organ", codes), corrupted=("a fast organ", codes), site=site,
-        metric=metrics.logprob(codes), progress=False,
-    )  # fmt: skip
+    asked = {
+        "clean": ("a slow organ", codes),
+        "corrupted": ("a fast organ", codes),
+        "site": site,
+        "metric": metrics.logprob(codes),
+        "progress": False,
+    }
     result = activation_patch(mono, axes=("text_token",), **asked)
     tokens = mono.text_tokens("a slow organ")
     assert len(result.axes["text_token"]) == len(tokens)
@@ -194,9 +224,15 @@ def test_a_run_patched_with_itself_is_itself_to_the_bit(model, sides) -> None:
     metric = metrics.logprob(side[1])
     for site in ("resid_post", "attn.z", "mlp_out"):
         result = activation_patch(
-            model, clean=side, corrupted=side, site=site, metric=metric, method="full",
-            max_rows=2, progress=False,
-        )  # fmt: skip
+            model,
+            clean=side,
+            corrupted=side,
+            site=site,
+            metric=metric,
+            method="full",
+            max_rows=2,
+            progress=False,
+        )
         assert torch.equal(result.effect, torch.zeros_like(result.effect))
 
 
@@ -207,14 +243,22 @@ def test_a_whole_layer_recovers_what_theory_says(mono) -> None:
     codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
     metric = metrics.logprob(codes[0])
     same_prompt = activation_patch(
-        mono, clean=("a slow organ", codes[0]), corrupted=("a slow organ", codes[1]),
-        axes=("layer",), metric=metric, progress=False,
-    )  # fmt: skip
+        mono,
+        clean=("a slow organ", codes[0]),
+        corrupted=("a slow organ", codes[1]),
+        axes=("layer",),
+        metric=metric,
+        progress=False,
+    )
     assert torch.allclose(same_prompt.recovery, torch.ones(3), atol=1e-4)
     other_prompt = activation_patch(
-        mono, clean=("a slow organ", codes[0]), corrupted=("a fast organ", codes[1]),
-        axes=("layer",), metric=metric, progress=False,
-    )  # fmt: skip
+        mono,
+        clean=("a slow organ", codes[0]),
+        corrupted=("a fast organ", codes[1]),
+        axes=("layer",),
+        metric=metric,
+        progress=False,
+    )
     assert other_prompt.recovery[-1] == pytest.approx(1, abs=1e-4)
     assert (other_prompt.recovery[:-1] - 1).abs().min() > 1e-3
 
@@ -222,7 +266,7 @@ def test_a_whole_layer_recovers_what_theory_says(mono) -> None:
 def test_noising_is_denoising_the_other_way(mono) -> None:
     codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
     a, b = ("a slow organ", codes[0]), ("a fast organ", codes[1])
-    asked = dict(axes=("layer", "pos"), metric=metrics.logprob(codes[0]), progress=False)
+    asked = {"axes": ("layer", "pos"), "metric": metrics.logprob(codes[0]), "progress": False}
     noised = activation_patch(mono, clean=a, corrupted=b, into="clean", **asked)
     mirrored = activation_patch(mono, clean=b, corrupted=a, **asked)
     assert torch.allclose(noised.values, mirrored.values, atol=1e-6)
@@ -233,8 +277,14 @@ def test_donors(mono) -> None:
     codes = mono.random_codes(frames=6, batch=3, seed=1)
     others = mono.random_codes(frames=6, batch=5, seed=2)
     side = ("a slow organ", codes)
-    asked = dict(clean=side, corrupted=side, site="mlp_out", axes=("layer",),
-                 metric=metrics.logprob(codes), progress=False)  # fmt: skip
+    asked = {
+        "clean": side,
+        "corrupted": side,
+        "site": "mlp_out",
+        "axes": ("layer",),
+        "metric": metrics.logprob(codes),
+        "progress": False,
+    }
     _, cache = mono.run_with_cache(*side, names_filter="mlp_out")
     _, elsewhere = mono.run_with_cache("a fast organ", others, names_filter="mlp_out")
     name = "blocks.1.hook_mlp_out"
@@ -257,8 +307,14 @@ def test_donors(mono) -> None:
 
 def test_positions_can_be_grouped(mono) -> None:
     codes = [mono.random_codes(frames=40, seed=seed) for seed in (1, 2)]
-    asked = dict(clean=("a slow organ", codes[0]), corrupted=("a slow organ", codes[1]),
-                 axes=("pos",), layers=1, metric=metrics.logprob(codes[0]), progress=False)  # fmt: skip
+    asked = {
+        "clean": ("a slow organ", codes[0]),
+        "corrupted": ("a slow organ", codes[1]),
+        "axes": ("pos",),
+        "layers": 1,
+        "metric": metrics.logprob(codes[0]),
+        "progress": False,
+    }
     assert activation_patch(mono, positions=20, **asked).axes["pos"] == ("0", "20", "40")
     seconds = activation_patch(mono, positions=every_seconds(0.2), **asked)
     assert seconds.axes["pos"] == ("0 s", "0.2 s", "0.4 s", "0.6 s", "0.8 s")
@@ -268,11 +324,15 @@ def test_positions_can_be_grouped(mono) -> None:
     )
 
 
-def test_metrics_that_read_sites_and_ones_own(mono) -> None:
+def test_metrics_that_read_sites_and_ones_own(mono, as_users_see_it) -> None:
     codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
     direction = torch.randn(64, generator=torch.Generator().manual_seed(0))
-    asked = dict(clean=("a slow organ", codes[0]), corrupted=("a slow organ", codes[1]),
-                 axes=("layer",), progress=False)  # fmt: skip
+    asked = {
+        "clean": ("a slow organ", codes[0]),
+        "corrupted": ("a slow organ", codes[1]),
+        "axes": ("layer",),
+        "progress": False,
+    }
     read = activation_patch(mono, metric=metrics.read_out(direction, layer=2), **asked)
     assert read.recovery[2] == pytest.approx(1, abs=1e-4)
     own = metrics.reads(
@@ -287,8 +347,12 @@ def test_metrics_that_read_sites_and_ones_own(mono) -> None:
 
 def test_a_sample_of_cells_and_going_on_after_an_interrupt(mono, monkeypatch) -> None:
     codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
-    asked = dict(clean=("a slow organ", codes[0]), corrupted=("a slow organ", codes[1]),
-                 metric=metrics.logprob(codes[0]), progress=False)  # fmt: skip
+    asked = {
+        "clean": ("a slow organ", codes[0]),
+        "corrupted": ("a slow organ", codes[1]),
+        "metric": metrics.logprob(codes[0]),
+        "progress": False,
+    }
     whole = activation_patch(mono, **asked)
     some = activation_patch(mono, sample=5, seed=3, **asked)
     done = ~some.values.isnan()
@@ -334,12 +398,15 @@ def test_a_sample_of_cells_and_going_on_after_an_interrupt(mono, monkeypatch) ->
         ({"metric": 3}, InputError, "metric must be a function"),
         ({"metric": lambda logits: logits.mean()}, InputError, r"got \(\)"),
         ({"metric": lambda logits: logits[:, 0, 0, 0] * float("nan")}, InputError, "is NaN on"),
-        ({"metric": metrics.read_out(torch.ones(64), layer=0), "layers": 2}, InputError,
-         "acts after what the metric reads"),
+        (
+            {"metric": metrics.read_out(torch.ones(64), layer=0), "layers": 2},
+            InputError,
+            "acts after what the metric reads",
+        ),
         ({"method": "quick"}, InputError, 'method must be "auto"'),
         ({"method": "reuse", "site": "hook_embed", "axes": ("pos",)}, InputError, "not exact here"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_named(mono, as_users_see_it, change, error, match) -> None:
     change = dict(change)
     frames = change.pop("frames", 6)
@@ -356,8 +423,8 @@ def test_bad_input_is_named(mono, as_users_see_it, change, error, match) -> None
 
 def test_melody_prompts_of_other_length_are_refused(model) -> None:
     codes = model.random_codes(frames=6, seed=1)
-    asked = dict(metric=metrics.logprob(codes), progress=False)
-    sides = dict(clean=("a slow organ", codes), corrupted=("a very fast organ melody", codes))
+    asked = {"metric": metrics.logprob(codes), "progress": False}
+    sides = {"clean": ("a slow organ", codes), "corrupted": ("a very fast organ melody", codes)}
     if "melody.proj" not in model.sites.shorthands:
         assert activation_patch(model, **sides, **asked).values.isfinite().all()
         return

@@ -37,7 +37,9 @@ def test_it_is_exact_for_small_changes(mono) -> None:
     assert found.n_cells == 27
 
 
-@pytest.mark.parametrize("site", ["attn.z", "mlp_out", "cross_attn_out", "resid_mid", "attn.pattern"])
+@pytest.mark.parametrize(
+    "site", ["attn.z", "mlp_out", "cross_attn_out", "resid_mid", "attn.pattern"]
+)
 def test_it_agrees_with_a_gradient_taken_by_hand(mono, asked, site) -> None:
     """The gradient at a site by a tiny step along the donor's difference."""
     step = 1e-2

@@ -73,7 +73,7 @@ def test_read_out_is_a_projection() -> None:
         (lambda c: metrics.kl(torch.zeros(1, 4, 2, 7)), "same length"),
     ],
 )
-def test_what_does_not_fit_is_named(logits, codes, metric, match) -> None:
+def test_what_does_not_fit_is_named(logits, codes, as_users_see_it, metric, match) -> None:
     with pytest.raises(InputError, match=match):
         metric(codes)(logits)
 

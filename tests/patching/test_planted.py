@@ -93,9 +93,15 @@ def test_ablation_removes_the_effect_and_of_others_not(planted, asked) -> None:
         ("mlp_out", ("layer",), (planted.mlp_layer,)),
     ]:
         lost = ablate(
-            lens, planted.clean, planted.codes, site=site, axes=axes, donor="zero",
-            metric=asked["metric"], progress=False,
-        ).effect[..., 0]  # fmt: skip
+            lens,
+            planted.clean,
+            planted.codes,
+            site=site,
+            axes=axes,
+            donor="zero",
+            metric=asked["metric"],
+            progress=False,
+        ).effect[..., 0]
         gap = gap or float(lost[place])
         assert lost[place] < -1
         assert lost[place] == lost.min()
@@ -104,13 +110,9 @@ def test_ablation_removes_the_effect_and_of_others_not(planted, asked) -> None:
 
 
 def test_path_patching_finds_the_edge_and_no_other(planted, asked) -> None:
-    if planted.layer == planted.mlp_layer:
-        receivers = [f"blocks.{n}.mlp.hook_pre" for n in range(4)]
     receivers = [f"blocks.{n}.mlp.hook_pre" for n in range(4)]
     for receiver in [*receivers, "hook_logits"]:
-        result = path_patch(
-            planted.lens, sender="cross_attn.z", receivers=receiver, **asked
-        )
+        result = path_patch(planted.lens, sender="cross_attn.z", receivers=receiver, **asked)
         direct, total = result.direct.recovery, result.total.recovery
         assert total[planted.layer, planted.head] == pytest.approx(1, abs=0.01)
         if receiver == f"blocks.{planted.mlp_layer}.mlp.hook_pre":
@@ -118,7 +120,9 @@ def test_path_patching_finds_the_edge_and_no_other(planted, asked) -> None:
             assert others(direct, planted.layer, planted.head).max() < 0.01
         else:
             assert direct.abs().max() < 0.02
-    edge = path_patch(planted.lens, sender="mlp_out", axes=("layer",), receivers="hook_logits", **asked)
+    edge = path_patch(
+        planted.lens, sender="mlp_out", axes=("layer",), receivers="hook_logits", **asked
+    )
     assert edge.direct.recovery[planted.mlp_layer] == pytest.approx(1, abs=0.02)
 
 

@@ -44,7 +44,7 @@ def test_select(result) -> None:
     assert result.select(layer=1, pos="2").values.shape == ()
     with pytest.raises(InputError, match="no axis 'head'"):
         result.select(head=0)
-    with pytest.raises(InputError, match="no layer '5': there are 0, 1"):
+    with pytest.raises(InputError, match="no layer 5: there are 0, 1"):
         result.select(layer=5)
 
 

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -26,9 +25,15 @@ def by_ear(clips):
 def test_clips_are_those_of_a_hook_that_puts_the_same_in(model, donor, branch) -> None:
     heard = []
     result = sound_patch(
-        model, clean="a slow organ", corrupted="a fast organ", ear=by_ear(heard), donor=donor,
-        branch=branch, seeds=(3, 4), **MAKING,
-    )  # fmt: skip
+        model,
+        clean="a slow organ",
+        corrupted="a fast organ",
+        ear=by_ear(heard),
+        donor=donor,
+        branch=branch,
+        seeds=(3, 4),
+        **MAKING,
+    )
     assert result.per_example.shape == (3, 2)
     name = "blocks.1.hook_resid_post"
     _, cache = model.generate("a slow organ", seed=3, names_filter=[name], **MAKING)
@@ -55,9 +60,14 @@ def test_clips_are_those_of_a_hook_that_puts_the_same_in(model, donor, branch) -
 def test_windows_leave_what_comes_before_alone(mono) -> None:
     heard = []
     sound_patch(
-        mono, clean="a slow organ", corrupted="a fast organ", ear=by_ear(heard), layers=1,
-        window=(0.16, None), **MAKING,
-    )  # fmt: skip
+        mono,
+        clean="a slow organ",
+        corrupted="a fast organ",
+        ear=by_ear(heard),
+        layers=1,
+        window=(0.16, None),
+        **MAKING,
+    )
     (twin,) = mono.generate("a fast organ", seed=0, **MAKING)
     patched = next(c for c in heard if "blocks.1" in str(c.interventions))
     assert torch.equal(patched.codes[:, :5], twin.codes[:, :5])
@@ -66,9 +76,14 @@ def test_windows_leave_what_comes_before_alone(mono) -> None:
 
 def test_several_sites_and_own_names(mono) -> None:
     result = sound_patch(
-        mono, clean="a slow organ", corrupted=["a fast organ", "a song"], ear="timbre",
-        site=["attn_out", "mlp_out"], layers=[0, 2], **MAKING,
-    )  # fmt: skip
+        mono,
+        clean="a slow organ",
+        corrupted=["a fast organ", "a song"],
+        ear="timbre",
+        site=["attn_out", "mlp_out"],
+        layers=[0, 2],
+        **MAKING,
+    )
     assert dict(result.axes) == {"site": ("attn_out", "mlp_out"), "layer": ("0", "2")}
     assert result.provenance["unit"] == "semitones"
     assert result.per_example.shape == (2, 2, 2)
@@ -76,10 +91,15 @@ def test_several_sites_and_own_names(mono) -> None:
 
 def test_where_nothing_is_heard_the_value_is_missing(mono) -> None:
     result = sound_patch(
-        mono, clean="a slow organ", corrupted="a fast organ", seeds=(0, 1), layers=0,
-        ear=lambda clip: math.nan if clip.seed else 1.0, **MAKING,
-    )  # fmt: skip
-    assert np.isnan(result.per_example[0, 1])
+        mono,
+        clean="a slow organ",
+        corrupted="a fast organ",
+        seeds=(0, 1),
+        layers=0,
+        ear=lambda clip: math.nan if clip.seed else 1.0,
+        **MAKING,
+    )
+    assert result.per_example[0, 1].isnan()
     assert result.values[0] == 1
 
 

@@ -11,10 +11,19 @@ import torch
 from audio_lens import AudioLens, Clip, Direction
 from audio_lens.analysis.statistics import Estimate
 from audio_lens.recipes.concept import concept
-from audio_lens.recipes.demo import DemoSettings, Outcome, Row, report, run_demo, write
+from audio_lens.recipes.demo import (
+    Choice,
+    DemoSettings,
+    Outcome,
+    Row,
+    choices_of,
+    report,
+    run_demo,
+    write,
+)
 
 SMALL = DemoSettings(
-    seconds=0.5, n_prompts=2, seeds=(1, 2), n_random=2, n_pairs=2, direction_seconds=0.2
+    seconds=2.0, n_prompts=2, seeds=(1, 2), n_random=2, n_pairs=2, direction_seconds=0.2
 )
 
 
@@ -44,7 +53,7 @@ def test_what_the_demo_runs(outcomes):
 def test_unsteered_rows_are_the_twins(toy, outcomes):
     row = next(r for r in outcomes[1].rows if r.direction == "real" and r.coefficient == 0)
     assert row.change == 0 or np.isnan(row.change)
-    (alone,) = toy.generate(row.prompt, seed=row.seed, seconds=0.5, progress=False)
+    (alone,) = toy.generate(row.prompt, seed=row.seed, seconds=2.0, progress=False)
     assert (alone.codes == row.clip.codes).float().mean() > 0.95  # batch rounding may flip some
 
 
@@ -55,11 +64,11 @@ def test_what_the_demo_writes(toy, outcomes, tmp_path):
     clips = [row["clip"] for row in rows if row["clip"]]
     assert len(set(clips)) == len(clips) == 2 * 20
     for path in clips[:3]:
-        assert Clip.load(out / path).seconds == 0.5
+        assert Clip.load(out / path).seconds == 2.0
         assert (out / path).with_name("+0.00.flac").exists()
     assert Direction.load(out / "tempo.safetensors").layers == (0, 1, 2, 3, 4)
     configuration = json.loads((out / "config.json").read_text())
-    assert configuration["settings"]["seconds"] == 0.5
+    assert configuration["settings"]["seconds"] == 2.0
     assert configuration["directions"]["timbre"]["prompts_sha256"]
     assert (out / "curves.png").stat().st_size > 5000
     assert (out / "report.txt").read_text() == "\n\n".join(map(report, outcomes)) + "\n"
@@ -75,13 +84,13 @@ def planted(slope: float, noise: float, *, n_prompts: int = 8) -> Outcome:
             for seed in (1, 2):
                 change = slope * coefficient + noise * rng.normal() * (coefficient != 0)
                 bpm = 100 * 2**change
-                rows.append(Row("tempo", "real", coefficient, str(prompt), seed, bpm, 900.0,
-                                change, clip))  # fmt: skip
+                rows.append(Row("tempo", "real", coefficient, str(prompt), seed, bpm, bpm, 900.0,
+                                change, "", clip))  # fmt: skip
                 if abs(coefficient) == 1:
                     rows.append(replace(rows[-1], direction="random 1", change=0.01))
     vectors = {("resid_post", 2): torch.ones(4)}
     direction = Direction(vectors, provenance={"n_positive": 34})
-    return Outcome(concept("tempo"), direction, tuple(rows), layer=2)
+    return Outcome(concept("tempo"), direction, tuple(rows), Choice(source_layer=2))
 
 
 def test_a_planted_effect_is_found():
@@ -134,3 +143,24 @@ def test_changes_are_never_folded():
 
 def test_an_estimate_prints_its_interval():
     assert f"{Estimate(1.0, 0.5, 1.5):+.2f}" == "+1.00 [+0.50, +1.50]"
+
+
+def test_what_was_chosen_lies_beside_the_model(toy, tmp_path):
+    chosen = choices_of(toy)
+    assert set(chosen) == {"tempo", "timbre"}
+    for choice in chosen.values():
+        assert choice.negative < 0 < choice.positive
+        assert choice.strengths == (
+            choice.negative, choice.negative / 2, 0.0, choice.positive / 2, choice.positive
+        )  # fmt: skip
+
+
+def test_clips_that_are_no_music_fail_the_guard_and_are_counted():
+    outcome = planted(0.3, 0.05)
+    rows = tuple(
+        replace(row, failed="silent") if row.coefficient == 1.0 else row for row in outcome.rows
+    )
+    assert outcome.n_passed(1.0) == 16
+    broken = replace(outcome, rows=rows)
+    assert broken.n_passed(1.0) == 0
+    assert "0 pass" in report(broken)
