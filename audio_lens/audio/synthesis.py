@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float
 
 from . import words
-from ._room import reverberate
 from ._score import PATTERNS, Attack, score
 from ._voices import NOISES, VOICES, periodic_noise, voice_period
 from .level import loudness
@@ -205,7 +204,7 @@ def render(recipe: Recipe, seconds: float = 10.0) -> Float[np.ndarray, " sample"
             _place(buses[1], attack, _period("kick", attack.hertz, 0.0))
         else:
             _place(buses[0], attack, _period(attack.voice, attack.hertz, tilt))
-    return _set_level(reverberate(_mix(*buses), SAMPLE_RATE), recipe.level)
+    return _set_level(_mix(*buses), recipe.level)
 
 
 def _set_level(mix: Float[np.ndarray, " sample"], level: float) -> Float[np.ndarray, " sample"]:

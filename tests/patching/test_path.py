@@ -1,0 +1,81 @@
+"""Path patching against a model with every writer but the sender held still by hand."""
+
+import pytest
+import torch
+
+from audio_lens import activation_patch, metrics, path_patch
+from audio_lens.errors import SiteError
+
+
+@pytest.fixture(scope="module")
+def asked(mono):
+    codes = [mono.random_codes(frames=6, batch=2, seed=seed) for seed in (1, 2)]
+    return {
+        "clean": ("a slow organ", codes[0]),
+        "corrupted": ("a fast organ", codes[1]),
+        "metric": metrics.logprob(codes[0]),
+        "progress": False,
+    }
+
+
+def test_direct_effects_on_the_output_are_additions_to_the_stream(mono, asked) -> None:
+    """Straight to the logits, a sender's change is added to the last stream and nothing else."""
+    result = path_patch(mono, sender="mlp_out", axes=("layer",), **asked)
+    kept = {
+        side: mono.run_with_cache(*asked[side], names_filter=["mlp_out", "resid_post"])[1]
+        for side in ("clean", "corrupted")
+    }
+    for layer in range(3):
+        change = kept["clean"]["mlp_out", layer] - kept["corrupted"]["mlp_out", layer]
+        last = kept["corrupted"]["resid_post", 2] + change
+        logits = mono.run_with_hooks(
+            *asked["corrupted"],
+            fwd_hooks=[("blocks.2.hook_resid_post", lambda t, *, hook, v=last: v)],
+        )
+        wanted = asked["metric"](logits)
+        assert torch.allclose(result.direct.per_example[layer], wanted, atol=1e-4)
+
+
+def test_the_total_effect_is_activation_patching(mono, asked) -> None:
+    result = path_patch(mono, sender="attn.z", receivers="blocks.2.mlp.hook_pre", **asked)
+    total = activation_patch(mono, site="attn.z", axes=("layer", "head"), **asked)
+    assert torch.allclose(result.total.values, total.values, atol=1e-5)
+    assert result.direct.provenance["receivers"] == ["blocks.2.mlp.hook_pre"]
+
+
+def test_a_receiver_in_front_of_its_sender_hears_nothing(mono, asked) -> None:
+    result = path_patch(
+        mono, sender="mlp_out", axes=("layer",), receivers="blocks.1.attn.hook_q", **asked
+    )
+    assert result.direct.effect[1:].abs().max() < 1e-5
+    assert result.direct.effect[0].abs().max() > 1e-4
+
+
+def test_one_head_of_a_receiver_hears_part_of_it(mono, asked) -> None:
+    whole, one = (
+        path_patch(
+            mono,
+            sender="mlp_out",
+            axes=("layer",),
+            layers=0,
+            receivers="blocks.2.attn.hook_v",
+            receiver_head=head,
+            **asked,
+        ).direct.effect
+        for head in (None, 1)
+    )
+    assert 0 < one.abs().sum()
+    assert not torch.allclose(whole, one, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"sender": "resid_post"}, "does not write to the stream"),
+        ({"sender": "attn.z", "receivers": "ln1.scale"}, "read-only"),
+        ({"sender": "attn.z", "receivers": "blocks.9.hook_mlp_out"}, "out of range"),
+    ],
+)
+def test_bad_input_is_named(mono, asked, change, match) -> None:
+    with pytest.raises(SiteError, match=match):
+        path_patch(mono, **(asked | change))
