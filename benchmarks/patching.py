@@ -45,20 +45,19 @@ def clock(work) -> tuple[float, object]:
 def at_the_shape_of_small() -> None:
     """The whole grid by ours; theirs on cells drawn evenly, scaled up to the grid."""
     lens = random_musicgen("small")
-    codes = lens.random_codes(frames=FRAMES)
+    codes, others = (lens.random_codes(frames=FRAMES, seed=seed) for seed in (0, 1))
     metric = metrics.logprob(codes)
     n_cells = lens.cfg.n_layers * (FRAMES + 3)
-    asked = {"clean": (CLEAN, codes), "corrupted": (CORRUPTED, codes), "metric": metric}
+    asked = {"clean": (CLEAN, codes), "corrupted": (CORRUPTED, others), "metric": metric}
     with text_encoded_once(lens), torch.no_grad():
         bound = lens.bind(CORRUPTED)
-        tokens = bound.to_tokens(codes)
+        tokens = bound.to_tokens(others)
         _, clean = lens.run_with_cache(CLEAN, codes, names_filter="resid_post")
         bound(tokens)
         forward, _ = clock(lambda: bound(tokens))
 
-        def put(stream, index, cache):
-            layer, position = index
-            stream[:, position] = cache["resid_post", layer][:, position]
+        def put(stream, index, activation):
+            stream[:, index[1]] = activation[:, index[1]]
             return stream
 
         import pandas

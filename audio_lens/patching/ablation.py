@@ -69,7 +69,7 @@ def _entering(
         raise InputError('skipping blocks needs the axis "layer": one block at a time.')
     sites = lens.sites.resolve("resid_pre")
     tokens = lens.delay.apply(codes.to(lens.cfg.device))
-    values = recorded(lens, prompts, tokens, sites, guidance_scale)
+    values, _ = recorded(lens, prompts, tokens, sites, guidance_scale)
     return {
         f"blocks.{site.layer}.hook_resid_post": {
             branch: tensors[site.name] for branch, tensors in values.items()
@@ -85,7 +85,7 @@ def _means(
     lens.delay.check_codes(codes)
     sites = lens.sites.resolve(site)
     tokens = lens.delay.apply(codes.to(lens.cfg.device))
-    values = recorded(lens, prompts, tokens, sites, guidance_scale)
+    values, _ = recorded(lens, prompts, tokens, sites, guidance_scale)
     means: dict[str, Any] = {}
     for each in sites:
         times = [n for n, axis in enumerate(each.axes) if axis in ("batch", *_TIMES)]

@@ -8,7 +8,7 @@ gradients on the way from one run to the other it is integrated (Hanna et al. 20
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,7 @@ from audio_lens.lens.engine import Registration
 from audio_lens.lens.recording import Recording
 from audio_lens.lens.run import Hook
 from audio_lens.patching.donors import Values, recorded
-from audio_lens.patching.experiment import Experiment, lay_out
+from audio_lens.patching.experiment import Experiment, check_score, lay_out
 from audio_lens.patching.grid import Cell
 from audio_lens.patching.result import PatchingResult
 
@@ -58,16 +58,21 @@ def attribution_patch(lens: "AudioLens", *, steps: int = 1, **asked: Any) -> Pat
     """
     if steps < 1:
         raise InputError(f"steps={steps}: expected at least 1.")
-    experiment = lay_out(lens, **asked)
+    experiment = lay_out(lens, score_base=steps > 1, **asked)
     if experiment.metric.reads_sites:
         raise InputError(
             f"metric {experiment.metric.name!r} reads sites, whose gradients are not followed: "
             f"take one of the logits, or activation_patch."
         )
-    base = experiment.base
-    known = recorded(lens, list(base.prompts), base.tokens, experiment.sites,
-                     experiment.guidance_scale)  # fmt: skip
-    gradients = _mean_gradients(experiment, steps)
+    if steps == 1:
+        known, gradients, score = _gradients(experiment, 0.0)
+        baselines = {**experiment.baselines, experiment.into: score}
+        experiment = replace(experiment, baselines=baselines)
+    else:
+        base = experiment.base
+        known, _ = recorded(lens, list(base.prompts), base.tokens, experiment.sites,
+                            experiment.guidance_scale)  # fmt: skip
+        gradients = _mean_gradients(experiment, [(n + 0.5) / steps for n in range(steps)])
     effects = torch.stack([_effect(experiment, cell, known, gradients)
                            for cell in experiment.grid.cells])  # fmt: skip
     values = experiment.baselines[experiment.into] + effects
@@ -95,34 +100,46 @@ def _effect(
     return effect
 
 
-def _mean_gradients(experiment: Experiment, steps: int) -> Values:
-    """The metric's gradients at the sites, averaged over points on the way to the donor's run.
+def _mean_gradients(experiment: Experiment, points: list[float]) -> Values:
+    """The metric's gradients, averaged over points on the way to the donor's run.
 
     The way is between what enters: the codes' embeddings and the text.
     """
-    lens, base = experiment.lens, experiment.base
     total: dict[str, dict[str, Any]] = {}
-    points = [0.0] if steps == 1 else [(n + 0.5) / steps for n in range(steps)]
     for point in points:
-        recording = Recording(experiment.sites, None)
-        registrations = [*_on_the_way(experiment, point), *recording.registrations(gradients=True)]
-        with lens._engine.registered(registrations), torch.enable_grad(), _without_weights(lens):
-            logits = lens(list(base.prompts), tokens=base.tokens,
-                          guidance_scale=experiment.guidance_scale)  # fmt: skip
-            score = experiment.metric(logits)
-            if not score.requires_grad:
-                raise InputError(
-                    f"metric {experiment.metric.name!r} does not differentiate: write it with "
-                    f"torch operations on the logits."
-                )
-            score.sum().backward()
-        for branch, tensors in recording.cache(lens)._branches.items():
+        for branch, tensors in _gradients(experiment, point)[1].items():
             sums = total.setdefault(branch, {})
             for name, tensor in tensors.items():
-                site = name.removesuffix("_grad")
-                if site != name:
-                    sums[site] = sums.get(site, 0) + tensor / steps
+                sums[name] = sums.get(name, 0) + tensor / len(points)
     return total
+
+
+def _gradients(
+    experiment: Experiment, point: float
+) -> tuple[Values, Values, Float[Tensor, "example"]]:
+    """Activations at the sites, the metric's gradients there, and the metric."""
+    lens, base, metric = experiment.lens, experiment.base, experiment.metric
+    recording = Recording(experiment.sites, None)
+    registrations = [*_on_the_way(experiment, point), *recording.registrations(gradients=True)]
+    with lens._engine.registered(registrations), torch.enable_grad(), _without_weights(lens):
+        logits = lens(list(base.prompts), tokens=base.tokens,
+                      guidance_scale=experiment.guidance_scale)  # fmt: skip
+        score = metric(logits)
+        check_score(score, metric, experiment.n_examples, f"on the {experiment.into} run")
+        if not score.requires_grad:
+            raise InputError(
+                f"metric {metric.name!r} does not differentiate: write it with torch operations "
+                f"on the logits."
+            )
+        score.sum().backward()
+    known: dict[str, dict[str, Tensor]] = {}
+    gradients: dict[str, dict[str, Tensor]] = {}
+    for branch, tensors in recording.cache(lens)._branches.items():
+        known[branch], gradients[branch] = {}, {}
+        for name, tensor in tensors.items():
+            site = name.removesuffix("_grad")
+            (known if site == name else gradients)[branch][site] = tensor
+    return known, gradients, score.detach().float().cpu()
 
 
 def _on_the_way(experiment: Experiment, point: float) -> list[Registration]:
@@ -132,7 +149,9 @@ def _on_the_way(experiment: Experiment, point: float) -> list[Registration]:
     lens = experiment.lens
     other = experiment.runs["clean" if experiment.into == "corrupted" else "corrupted"]
     entrances = tuple(site for site in lens.sites.resolve(["hook_embed", "text.hook_proj"]))
-    theirs = recorded(lens, list(other.prompts), other.tokens, entrances, experiment.guidance_scale)
+    theirs, _ = recorded(
+        lens, list(other.prompts), other.tokens, entrances, experiment.guidance_scale
+    )
 
     def move(tensor: Tensor, *, hook: Hook) -> Tensor:
         target = theirs[hook.branch][hook.name][list(hook.rows)]

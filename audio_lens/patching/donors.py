@@ -52,44 +52,43 @@ def mean_of(prompts: Any, codes: Tensor) -> MeanOf:
 def donor_values(
     lens: "AudioLens",
     donor: Any,
+    others: Values,
+    tokens: Tensor,
     sites: Sequence[Site],
-    other: tuple[Sequence[str | None], Tensor],
     guidance_scale: float,
-    n_examples: int,
 ) -> Donor:
     """The donor that is meant, as activations.
 
-    other: prompts and tokens of the run that is not patched.
+    others, tokens: activations and delayed tokens of the run that is not patched.
 
     Raises:
         InputError: no such donor, one example to resample from, or tensors that do not fit.
     """
     if isinstance(donor, MeanOf):
         lens.delay.check_codes(donor.codes)
-        tokens = lens.delay.apply(donor.codes.to(lens.cfg.device))
-        if tokens.shape[-1] != other[1].shape[-1]:
+        theirs = lens.delay.apply(donor.codes.to(lens.cfg.device))
+        if theirs.shape[-1] != tokens.shape[-1]:
             raise InputError(
                 f"mean_of() has codes of {donor.codes.shape[-1]} frames, the patched run "
-                f"{other[1].shape[-1] - max(lens.cfg.delays)}: give codes as long."
+                f"{tokens.shape[-1] - max(lens.cfg.delays)}: give codes as long."
             )
-        values = recorded(lens, donor.prompts, tokens, sites, guidance_scale)
+        values, _ = recorded(lens, donor.prompts, theirs, sites, guidance_scale)
         return Donor("mean of other prompts", _each(values, lambda t: t.mean(0, keepdim=True)))
-    values = recorded(lens, list(other[0]), other[1], sites, guidance_scale)
     if donor is None:
-        return Donor("the other run", values)
+        return Donor("the other run", others)
     if isinstance(donor, str):
-        return _named(donor, values, n_examples)
-    return Donor("given", _given(donor, values, sites))
+        return _named(donor, others, len(tokens))
+    return Donor("given", _given(donor, others, sites))
 
 
 def recorded(
     lens: "AudioLens", prompts: Any, tokens: Tensor, sites: Sequence[Site], guidance_scale: float
-) -> Values:
-    """Activations of a run at some sites."""
+) -> tuple[Values, Tensor]:
+    """Activations of a run at some sites, and its logits."""
     recording = Recording(tuple(sites), None)
     with torch.no_grad(), lens._engine.registered(recording.registrations()):
-        lens(prompts, tokens=tokens, guidance_scale=guidance_scale)
-    return recording.cache(lens)._branches
+        logits = lens(prompts, tokens=tokens, guidance_scale=guidance_scale)
+    return recording.cache(lens)._branches, logits
 
 
 def _each(values: Values, change: Any) -> Values:

@@ -12,7 +12,7 @@ from torch import Tensor
 from audio_lens.errors import InputError
 from audio_lens.lens.recording import Recording
 from audio_lens.lens.rows import as_prompts
-from audio_lens.patching.donors import Donor, donor_values
+from audio_lens.patching.donors import Donor, donor_values, recorded
 from audio_lens.patching.grid import Grid, Positions, build_grid
 from audio_lens.patching.metrics import Metric, as_metric
 from audio_lens.patching.result import PatchingResult
@@ -108,8 +108,12 @@ def lay_out(
     positions: Positions = None,
     branch: Literal["cond", "uncond", "both"] = "both",
     guidance_scale: float = 1.0,
+    score_base: bool = True,
 ) -> Experiment:
-    """The experiment that is meant; see `activation_patch`, which has the arguments."""
+    """The experiment that is meant; see `activation_patch`, which has the arguments.
+
+    score_base: whether the baseline of the run that is patched is wanted already.
+    """
     metric = as_metric(metric)
     if into not in ("clean", "corrupted"):
         raise InputError(f'into must be "corrupted" or "clean", got {into!r}.')
@@ -128,11 +132,13 @@ def lay_out(
     )
     sites = tuple({s: None for cell in grid.cells for s in cell.sites})
     _check_reach(lens, sites, metric)
-    baselines = {name: _baseline(lens, run, metric, guidance_scale, name)
-                 for name, run in runs.items()}  # fmt: skip
-    put_in = donor_values(
-        lens, donor, sites, (other.prompts, other.tokens), guidance_scale, len(base.tokens)
-    )
+    theirs, logits = recorded(lens, list(other.prompts), other.tokens, sites, guidance_scale)
+    put_in = donor_values(lens, donor, theirs, other.tokens, sites, guidance_scale)
+    baselines = {}
+    for name, run in runs.items():
+        if run is other or score_base:
+            known = logits if run is other and not metric.reads_sites else None
+            baselines[name] = _baseline(lens, run, metric, guidance_scale, name, known)
     names = [site] if isinstance(site, str) else list(site)
     asked = {"site": names, "branch": branch}
     return Experiment(
@@ -209,11 +215,19 @@ def _check_reach(lens: "AudioLens", sites: Sequence["Site"], metric: Metric) -> 
 
 
 def _baseline(
-    lens: "AudioLens", run: Rows, metric: Metric, guidance_scale: float, name: str
+    lens: "AudioLens",
+    run: Rows,
+    metric: Metric,
+    guidance_scale: float,
+    name: str,
+    logits: Tensor | None,
 ) -> Float[Tensor, "example"]:
-    """The metric of an unpatched run."""
+    """The metric of an unpatched run, of its logits where they are known already."""
     with torch.no_grad():
-        (score,) = scores(lens, run, metric, guidance_scale, n_cells=1)
+        if logits is not None:
+            score = metric(logits)
+        else:
+            (score,) = scores(lens, run, metric, guidance_scale, n_cells=1)
     check_score(score, metric, len(run.tokens), f"on the {name} run")
     return score.detach().float().cpu()
 

@@ -91,7 +91,7 @@ def path_patch(
     ends = _receivers(lens, receivers)
     writers = lens.sites.resolve([name for name in _WRITERS if name in lens.sites.shorthands])
     base = experiment.base
-    frozen = recorded(lens, list(base.prompts), base.tokens, (*writers, *ends),
+    frozen, _ = recorded(lens, list(base.prompts), base.tokens, (*writers, *ends),
                       experiment.guidance_scale)  # fmt: skip
     found: dict[str, list[Tensor]] = {"direct": [], "total": []}
     cells = tqdm(experiment.grid.cells, desc="paths", disable=not progress)
