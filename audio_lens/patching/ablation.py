@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from audio_lens.errors import InputError
+from audio_lens.lens.rows import as_prompts
+from audio_lens.lens.sites import Site
 from audio_lens.patching.activation import activation_patch
 from audio_lens.patching.donors import recorded
 from audio_lens.patching.result import PatchingResult
@@ -22,7 +24,7 @@ def ablate(
     metric: Any,
     site: str | Sequence[str] = "attn.z",
     axes: Sequence[str] = ("layer", "head"),
-    donor: Any = "mean",
+    donor: Any = None,
     **options: Any,
 ) -> PatchingResult:
     """Knock out each cell of a grid and score what is left; read the result's `effect`.
@@ -35,8 +37,9 @@ def ablate(
         site: What is knocked out; `"block"` skips whole blocks, so that the stream leaving them
             is the one that entered.
         axes: As for `activation_patch`.
-        donor: What takes its place: `"mean"` over the batch and all positions of the music, as it
-            keeps what is always there; `"zero"`; `"resample"` (another example's); or a tensor.
+        donor: What takes its place: `"mean"` (the default) over the batch and all positions of
+            the music, as it keeps what is always there; `"zero"`; `"resample"` (another
+            example's); or a tensor. A prefix is written too. Skipped blocks take none.
         options: `layers`, `positions`, `branch`, `guidance_scale`, `method`, `max_rows`,
             `progress`, ... of `activation_patch`.
 
@@ -50,9 +53,18 @@ def ablate(
         torch.Size([2, 4, 1])
     """
     guidance_scale = options.get("guidance_scale", 1.0)
+    names = (site,) if isinstance(site, str) else tuple(site)
+    unfit = [name for name in names if name.endswith(("scores", "pattern"))]
+    if unfit and (donor is None or (isinstance(donor, str) and donor != "resample")):
+        raise InputError(
+            f"{unfit[0]} has no mean or zero that a query may attend by: knock out attn.z, or give "
+            f"donor='resample' or a tensor."
+        )
     if site == "block":
+        if donor is not None:
+            raise InputError("a skipped block takes no donor: leave donor out.")
         site, donor = "resid_post", _entering(lens, prompts, codes, axes, guidance_scale)
-    elif donor == "mean":
+    elif donor is None or (isinstance(donor, str) and donor == "mean"):
         donor = _means(lens, prompts, codes, site, guidance_scale)
     side = (prompts, codes)
     return activation_patch(
@@ -86,15 +98,24 @@ def _means(
     sites = lens.sites.resolve(site)
     tokens = lens.delay.apply(codes.to(lens.cfg.device))
     values, _ = recorded(lens, prompts, tokens, sites, guidance_scale)
+    n_prefix = max(lens._conditioner.n_prefix(prompt) for prompt in as_prompts(prompts))
     means: dict[str, Any] = {}
     for each in sites:
         times = [n for n, axis in enumerate(each.axes) if axis in ("batch", *_TIMES)]
         means[each.name] = {
-            branch: tensors[each.name].mean(times, keepdim=True)
+            branch: _music(each, tensors[each.name], n_prefix).mean(times, keepdim=True)
             for branch, tensors in values.items()
             if each.name in tensors
         }
     return means
+
+
+def _music(site: Site, tensor: Tensor, n_prefix: int) -> Tensor:
+    """A site's tensor at the positions of the music."""
+    if "pos" not in site.axes:
+        return tensor
+    dim = site.axes.index("pos")
+    return tensor.narrow(dim, n_prefix, tensor.shape[dim] - n_prefix)
 
 
 _TIMES = ("pos", "audio_pos", "query", "token")

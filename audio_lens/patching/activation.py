@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from audio_lens.errors import InputError
 from audio_lens.lens.engine import Registration
-from audio_lens.lens.run import Hook
+from audio_lens.lens.rows import branches_for
+from audio_lens.lens.run import Hook, ordinary_tensors
 from audio_lens.patching.experiment import Experiment, Rows, check_score, lay_out, scores
 from audio_lens.patching.grid import Cell
 from audio_lens.patching.result import PatchingResult
@@ -53,7 +54,8 @@ def activation_patch(
         guidance_scale: Of both runs.
         method: `"reuse"` runs only what a patch can change, `"full"` whole forwards; `"auto"`
             takes the first wherever it is exact.
-        max_rows: Rows in flight at once: what bounds the memory.
+        max_rows: Rows in flight at once, both halves of a guided run counted: what bounds the
+            memory. A cell's examples always run together.
         sample: Run only so many cells, drawn with `seed`; the others stay NaN.
         seed: See `sample`.
         resume: A result that an interrupt left unfinished; its cells are not run again.
@@ -64,7 +66,7 @@ def activation_patch(
 
     Raises:
         InputError: runs of different length, a metric of the wrong shape or NaN, a grid that
-            does not fit; before anything is patched.
+            does not fit; before anything is patched. A metric that is NaN under a patch.
         SiteError: sites that cannot be patched or lack an axis.
 
     Example:
@@ -78,13 +80,14 @@ def activation_patch(
         >>> result.values.shape, float(result.recovery[-1].sum().round(decimals=3))
         (torch.Size([2, 9]), 1.0)
     """
-    experiment = lay_out(lens, **asked)
-    values, todo = _begin(experiment, resume, sample, seed)
+    with ordinary_tensors():
+        experiment = lay_out(lens, **asked)
+        values, todo = _begin(experiment, resume, sample, seed)
     chosen = _method(method, experiment)
     run = run_reusing if chosen == "reuse" else run_full
     bar = tqdm(total=len(todo), desc=f"patching ({chosen})", disable=not progress)
     try:
-        with torch.no_grad():
+        with ordinary_tensors(), torch.no_grad():
             for place, score in run(experiment, todo, max_rows):
                 where = f"in cell {experiment.grid.labels(place)}"
                 check_score(score, experiment.metric, experiment.n_examples, where)
@@ -118,31 +121,52 @@ def _begin(
     grid, n = experiment.grid, experiment.n_examples
     values = torch.full((len(grid.cells), n), float("nan"))
     if resume is not None:
-        if dict(resume.axes) != dict(grid.axes) or resume.per_example.shape[-1] != n:
-            raise InputError("resume= is the result of another grid: its axes or batch differ.")
-        values = resume.per_example.flatten(0, -2).clone()
-    todo = [place for place, known in enumerate(values) if known.isnan().any()]
+        _check_same(experiment, resume)
+        values = resume.per_example.reshape(-1, n).clone()
+    wanted = list(range(len(values)))
     if sample is not None:
         if sample < 1:
             raise InputError(f"sample={sample}: expected at least one cell.")
-        order = torch.randperm(len(todo), generator=torch.Generator().manual_seed(seed))
-        todo = sorted(todo[int(n)] for n in order[:sample])
-    return values, todo
+        order = torch.randperm(len(wanted), generator=torch.Generator().manual_seed(seed))
+        wanted = sorted(order[:sample].tolist())
+    return values, [place for place in wanted if values[place].isnan().any()]
+
+
+def _check_same(experiment: Experiment, resume: PatchingResult) -> None:
+    """Refuse to go on from the result of another experiment."""
+    ours = experiment.result(torch.full((*experiment.grid.shape, experiment.n_examples), 0.0))
+    if dict(resume.axes) != dict(ours.axes) or resume.per_example.shape != ours.per_example.shape:
+        raise InputError("resume= is the result of another grid: its axes or batch differ.")
+    if resume.provenance.get("method") not in ("full", "reuse"):
+        raise InputError("resume= is no result of activation_patch.")
+    for key, value in ours.provenance.items():
+        if resume.provenance.get(key) != value:
+            raise InputError(
+                f"resume= is the result of another experiment: its {key} is "
+                f"{resume.provenance.get(key)!r}, here it is {value!r}."
+            )
+    for side in ("clean", "corrupted"):
+        if not torch.allclose(getattr(resume, side), getattr(ours, side), rtol=1e-4, atol=1e-5):
+            raise InputError(f"resume= is the result of another {side} run: its metric differs.")
 
 
 def run_full(
     experiment: Experiment, todo: Sequence[int], max_rows: int
 ) -> Iterator[tuple[int, Tensor]]:
     """Each cell as a block of rows of whole forwards; yields its number and score."""
-    base, at_once = experiment.base, max(1, max_rows // experiment.n_examples)
+    base, lens = experiment.base, experiment.lens
+    n_branches = len(branches_for(base.prompts, experiment.guidance_scale))
+    at_once = max(1, max_rows // (experiment.n_examples * n_branches))
+    if lens._engine.active:  # what others do to row 0 means the first example, not the first cell
+        at_once = 1
     for start in range(0, len(todo), at_once):
         places = todo[start : start + at_once]
         cells = [experiment.grid.cells[place] for place in places]
         rows = Rows(base.prompts * len(cells), base.tokens.repeat(len(cells), 1, 1))
-        with experiment.lens._engine.registered(patches(experiment, cells)):
+        with lens._engine.registered(patches(experiment, cells)):
             found = list(
                 scores(
-                    experiment.lens, rows, experiment.metric, experiment.guidance_scale,
+                    lens, rows, experiment.metric, experiment.guidance_scale,
                     n_cells=len(cells),
                 )
             )  # fmt: skip

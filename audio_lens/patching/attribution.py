@@ -18,7 +18,7 @@ from torch import Tensor
 from audio_lens.errors import InputError
 from audio_lens.lens.engine import Registration
 from audio_lens.lens.recording import Recording
-from audio_lens.lens.run import Hook
+from audio_lens.lens.run import Hook, ordinary_tensors
 from audio_lens.patching.donors import Values, recorded
 from audio_lens.patching.experiment import Experiment, check_score, lay_out
 from audio_lens.patching.grid import Cell
@@ -58,6 +58,11 @@ def attribution_patch(lens: "AudioLens", *, steps: int = 1, **asked: Any) -> Pat
     """
     if steps < 1:
         raise InputError(f"steps={steps}: expected at least 1.")
+    if steps > 1 and asked.get("donor") is not None:
+        raise InputError(
+            "steps lie between the two runs, so they have no meaning with a donor of its own: "
+            "take steps=1, or leave donor out."
+        )
     experiment = lay_out(lens, score_base=steps > 1, **asked)
     if experiment.metric.reads_sites:
         raise InputError(
@@ -121,7 +126,12 @@ def _gradients(
     lens, base, metric = experiment.lens, experiment.base, experiment.metric
     recording = Recording(experiment.sites, None)
     registrations = [*_on_the_way(experiment, point), *recording.registrations(gradients=True)]
-    with lens._engine.registered(registrations), torch.enable_grad(), _without_weights(lens):
+    with (
+        lens._engine.registered(registrations),
+        ordinary_tensors(),
+        torch.enable_grad(),
+        _without_weights(lens),
+    ):
         logits = lens(list(base.prompts), tokens=base.tokens,
                       guidance_scale=experiment.guidance_scale)  # fmt: skip
         score = metric(logits)
@@ -148,7 +158,9 @@ def _on_the_way(experiment: Experiment, point: float) -> list[Registration]:
         return []
     lens = experiment.lens
     other = experiment.runs["clean" if experiment.into == "corrupted" else "corrupted"]
-    entrances = tuple(site for site in lens.sites.resolve(["hook_embed", "text.hook_proj"]))
+    # A prefix enters with the embeddings; cross-attended text on a way of its own.
+    names = ["hook_embed"] if experiment.n_prefix else ["hook_embed", "text.hook_proj"]
+    entrances = lens.sites.resolve(names)
     theirs, _ = recorded(
         lens, list(other.prompts), other.tokens, entrances, experiment.guidance_scale
     )

@@ -124,6 +124,8 @@ def _given(donor: Any, values: Values, sites: Sequence[Site]) -> Values:
         given[branch] = {}
         for name, like in known.items():
             one = tensors[name]
+            if isinstance(one, Mapping) and branch not in one:
+                raise InputError(f"donor for {name} has no {branch!r} half: it has {sorted(one)}.")
             tensor = torch.as_tensor(one[branch] if isinstance(one, Mapping) else one)
             try:
                 given[branch][name] = tensor.to(like).expand_as(like)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from audio_lens.errors import InputError
 from audio_lens.lens.recording import Recording
-from audio_lens.lens.rows import as_prompts
+from audio_lens.lens.rows import as_prompts, branches_for
 from audio_lens.patching.donors import Donor, donor_values, recorded
 from audio_lens.patching.grid import Grid, Positions, build_grid
 from audio_lens.patching.metrics import Metric, as_metric
@@ -130,8 +130,20 @@ def lay_out(
         n_tokens=_n_tokens(lens, (*base.prompts, *other.prompts), axes),
         branch=branch,
     )
+    halved = "uncond" in branches_for(base.prompts, guidance_scale)
+    if not halved and (branch == "uncond" or "branch" in axes):
+        raise InputError(
+            "there is no unconditional half to patch: give a guidance_scale above 1 and a prompt."
+        )
     sites = tuple({s: None for cell in grid.cells for s in cell.sites})
+    _check_tokens(lens, sites, (*base.prompts, *other.prompts))
     _check_reach(lens, sites, metric)
+    halves = {branches_for(run.prompts, guidance_scale) for run in runs.values()}
+    if len(halves) > 1:
+        raise InputError(
+            "one run has an unconditional half and the other has not, since it has no prompt: give "
+            "both a prompt, or guidance_scale=1."
+        )
     theirs, logits = recorded(lens, list(other.prompts), other.tokens, sites, guidance_scale)
     put_in = donor_values(lens, donor, theirs, other.tokens, sites, guidance_scale)
     baselines = {}
@@ -193,13 +205,26 @@ def _n_tokens(lens: "AudioLens", prompts: Sequence[str | None], axes: Sequence[s
     """Text tokens, where the grid runs along them."""
     if "text_token" not in axes:
         return 0
-    lengths = {len(lens.text_tokens(prompt)) for prompt in prompts if prompt is not None}
-    if len(lengths) != 1:
+    lengths = _lengths(lens, prompts)
+    if not lengths:
+        raise InputError('the axis "text_token" needs prompts.')
+    return max(lengths)
+
+
+def _lengths(lens: "AudioLens", prompts: Sequence[str | None]) -> set[int]:
+    return {len(lens.text_tokens(prompt)) for prompt in prompts if prompt is not None}
+
+
+def _check_tokens(
+    lens: "AudioLens", sites: Sequence["Site"], prompts: Sequence[str | None]
+) -> None:
+    """Refuse prompts whose text tokens do not align at sites that have them."""
+    along = [site.shorthand for site in sites if "token" in site.axes]
+    if along and len(lengths := _lengths(lens, prompts)) > 1:
         raise InputError(
-            f"the prompts have {sorted(lengths)} text tokens, so they do not align: take prompts "
-            f"of the same number (lens.text_tokens shows them)."
+            f"the prompts have {sorted(lengths)} text tokens, so they do not align at {along[0]}: "
+            f"take prompts of the same number (lens.text_tokens shows them)."
         )
-    return lengths.pop()
 
 
 def _check_reach(lens: "AudioLens", sites: Sequence["Site"], metric: Metric) -> None:

@@ -93,12 +93,17 @@ def group_positions(lens: "AudioLens", positions: Positions, n_positions: int) -
         }
     groups = positions if isinstance(positions, Mapping) else positions(lens, n_positions)
     for label, span in groups.items():
-        if len(span) == 0 or span.start < 0 or span.stop > n_positions:
+        if (
+            not isinstance(span, range)
+            or span.step != 1
+            or len(span) == 0
+            or (span.start < 0 or span.stop > n_positions)
+        ):
             raise InputError(
                 f"position group {label!r} is {span}: expected a range of positions within 0 to "
                 f"{n_positions} (frames plus the delay ramp)."
             )
-    return groups
+    return {str(label): span for label, span in groups.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +187,10 @@ def build_grid(
         SiteError: sites that cannot be written, or lack an axis.
     """
     names = (site,) if isinstance(site, str) else tuple(site)
+    layers = layers if layers is None or isinstance(layers, int) else tuple(layers)
     _check_axes(axes, names)
+    if positions is not None and "pos" not in axes:
+        raise InputError('positions= groups the axis "pos", which axes do not have.')
     families = {name: _writable(lens, name, layers, branch) for name in names}
     for sites in families.values():
         for axis in axes:
@@ -209,8 +217,9 @@ def _check_axes(axes: Sequence[str], names: Sequence[str]) -> None:
     for axis in axes:
         if axis not in AXES:
             raise InputError(f"no axis {axis!r}: expected some of {', '.join(AXES)}.")
-    if len(set(axes)) < len(axes):
-        raise InputError(f"axes {tuple(axes)} name one twice.")
+    for given, what in ((axes, "axes"), (names, "sites")):
+        if len(set(given)) < len(given):
+            raise InputError(f"{what} {tuple(given)} name one twice.")
 
 
 def _writable(
@@ -241,6 +250,8 @@ def _options(
     if axis == "branch":
         if branch != "both":
             raise InputError(f'axes hold "branch", so branch must be "both", got {branch!r}.')
+        for sites in families.values():
+            check_branch("uncond", sites)
         return {"cond": "cond", "uncond": "uncond"}
     if axis == "layer":
         layers = [[site.layer for site in sites] for sites in families.values()]

@@ -209,20 +209,23 @@ def probability(
 def read_out(direction: Any, *, layer: int, site: str = "resid_post") -> Metric:
     """Mean projection of a site's activations onto a direction: what a later layer has read.
 
-    The projection is onto the unit vector, in the units of the activations, averaged over
-    positions.
+    The projection is onto the unit vector, in the units of the activations, averaged over the
+    music's positions, in the conditional half.
 
     Args:
         direction: A `Direction` with a vector there (a probe's direction too), or a vector.
-        layer: Where it is read.
+        layer: Where it is read, from 0.
         site: A shorthand with a `pos` axis.
     """
+    if layer < 0:
+        raise InputError(f"layer={layer}: count layers from 0.")
     vector = direction if isinstance(direction, Tensor) else direction.layer(layer, site=site)
     unit = vector / vector.norm()
-    name = f"blocks.{layer}.{site}" if site.startswith("hook_") else f"blocks.{layer}.hook_{site}"
+    inside, _, last = site.rpartition(".")
+    name = f"blocks.{layer}.{inside}{'.' if inside else ''}hook_{last.removeprefix('hook_')}"
 
     def score(logits: Tensor, cache: Any) -> Tensor:
-        values = cache[name]
+        values = cache[name][:, cache.layout.audio]
         return (values * unit.to(values)).sum(-1).flatten(1).mean(1)
 
     return Metric(score, f"read-out at {site} of layer {layer}", sites=(name,), reads_logits=False)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from audio_lens.errors import SiteError
+from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.engine import Registration
 from audio_lens.lens.recording import Recording
 from audio_lens.lens.run import Hook
@@ -88,11 +88,15 @@ def path_patch(
         if name not in SENDERS:
             raise SiteError(f"{name!r} does not write to the stream: take one of {SENDERS}.")
     experiment = lay_out(lens, site=sender, axes=axes, **asked)
-    ends = _receivers(lens, receivers)
+    if any(len({site.layer for site in cell.sites}) > 1 for cell in experiment.grid.cells):
+        raise InputError(
+            'a path has its sender in one layer: put "layer" into axes, or say layers= one layer.'
+        )
+    ends = _receivers(lens, receivers, receiver_head)
     writers = lens.sites.resolve([name for name in _WRITERS if name in lens.sites.shorthands])
     base = experiment.base
-    frozen, _ = recorded(lens, list(base.prompts), base.tokens, (*writers, *ends),
-                      experiment.guidance_scale)  # fmt: skip
+    watched = tuple(dict.fromkeys([*writers, *ends]))
+    frozen, _ = recorded(lens, list(base.prompts), base.tokens, watched, experiment.guidance_scale)
     found: dict[str, list[Tensor]] = {"direct": [], "total": []}
     cells = tqdm(experiment.grid.cells, desc="paths", disable=not progress)
     with torch.no_grad():
@@ -110,11 +114,15 @@ def path_patch(
     return PathResult(**results)
 
 
-def _receivers(lens: "AudioLens", receivers: Any) -> tuple[Site, ...]:
+def _receivers(lens: "AudioLens", receivers: Any, head: int | None) -> tuple[Site, ...]:
     sites = lens.sites.resolve(receivers)
     for site in sites:
         if site.write == "no":
             raise SiteError(f"{site.name} is read-only, so it cannot receive a patch.")
+        if head is not None and "head" not in site.axes:
+            raise SiteError(f"{site.name} has no heads: leave receiver_head out.")
+    if head is not None and not 0 <= head < lens.cfg.n_heads:
+        raise SiteError(f"receiver_head={head}: there are heads 0 to {lens.cfg.n_heads - 1}.")
     return sites
 
 
@@ -139,7 +147,8 @@ def _direct(
     """The score with the receivers as they are when only the sender changes."""
     lens, base = experiment.lens, experiment.base
     first = min(site.rank for site in cell.sites)
-    still = [site for site in writers if site.rank > first and not _carries(site, cell)]
+    others = [site for site in writers if site.rank > first and site not in ends]
+    still = [site for site in others if not _carries(site, cell)]
     recording = Recording(tuple(ends), None)
     registrations = [*patches(experiment, [cell]), *_put(still, frozen)]
     with lens._engine.registered([*registrations, *recording.registrations()]):

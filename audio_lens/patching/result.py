@@ -1,7 +1,7 @@
 """What a grid of patches found: values with named axes, baselines, intervals, provenance."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -65,19 +65,31 @@ class PatchingResult:
     def recovery(self) -> Float[Tensor, "*cell"]:
         """How far a patch brings the corrupted run to the clean one: 0 not at all, 1 all the way.
 
-        `(patched - corrupted) / (clean - corrupted)`, of means over the examples.
+        `(patched - corrupted) / (clean - corrupted)`, of means over the examples that have all
+        three.
 
         Raises:
             InputError: clean and corrupted do not differ, so there is nothing to recover.
         """
         clean, corrupted = float(self.clean.nanmean()), float(self.corrupted.nanmean())
-        if not abs(clean - corrupted) >= 1e-5 * max(abs(clean), abs(corrupted), 1e-6):
+        if not self.differs:
             raise InputError(
-                f"clean and corrupted have the same metric ({clean:.6g}), so "
+                f"clean and corrupted have the same metric ({clean:.6g}, {corrupted:.6g}), so "
                 f"there is nothing to recover. Take prompts or codes that differ in what the "
-                f"metric sees, or read `.values`."
+                f"metric sees, or read `.effect`."
             )
-        return (self.values - corrupted) / (clean - corrupted)
+        there = ~(self.per_example + self.clean + self.corrupted).isnan()
+        patched, low, high = (
+            torch.where(there, values, float("nan")).nanmean(-1)
+            for values in (self.per_example, self.corrupted, self.clean)
+        )
+        return (patched - low) / (high - low)
+
+    @property
+    def differs(self) -> bool:
+        """Whether clean and corrupted differ at all."""
+        clean, corrupted = float(self.clean.nanmean()), float(self.corrupted.nanmean())
+        return abs(clean - corrupted) >= 1e-5 * max(abs(clean), abs(corrupted), 1e-6)
 
     @property
     def effect(self) -> Float[Tensor, "*cell batch"]:
@@ -88,27 +100,51 @@ class PatchingResult:
     def interval(
         self, *, draws: int = 1000, seed: int = 0
     ) -> tuple[Float[Tensor, "*cell"], Float[Tensor, "*cell"]]:
-        """95 % bootstrap interval of the mean effect over the batch (TransformerLens's)."""
+        """95 % bootstrap interval of the mean effect over the batch (TransformerLens's).
+
+        Of the examples that have a value; NaN where none has.
+        """
         from transformer_lens.utilities.statistics import bootstrap_ci, derive_generator
 
-        return bootstrap_ci(
-            self.effect, confidence=_CONFIDENCE, n_resamples=draws,
-            generator=derive_generator(seed, "interval"),
-        )  # fmt: skip
+        def ends(effects: Tensor) -> Tensor:
+            generator = derive_generator(seed, "interval")
+            return torch.stack(
+                bootstrap_ci(
+                    effects, confidence=_CONFIDENCE, n_resamples=draws, generator=generator
+                )
+            )
+
+        low, high = self._cell_by_cell(ends, 2).unbind(-1)
+        return low, high
 
     def p_values(self, *, draws: int = 1000, seed: int = 0) -> Float[Tensor, "*cell"]:
         """Chance of so large a mean effect if its sign were arbitrary in every example.
 
-        A sign-flip permutation test (TransformerLens's), not corrected for the number of cells.
+        A sign-flip permutation test (TransformerLens's), not corrected for the number of cells. Of
+        the examples that have a value; NaN where none has.
         """
         from transformer_lens.utilities.statistics import (
             derive_generator,
             sign_flip_permutation_pvalue,
         )
 
-        return sign_flip_permutation_pvalue(
-            self.effect, n_permutations=draws, generator=derive_generator(seed, "p")
-        )
+        def chance(effects: Tensor) -> Tensor:
+            generator = derive_generator(seed, "p")
+            return sign_flip_permutation_pvalue(effects, n_permutations=draws, generator=generator)
+
+        return self._cell_by_cell(chance, 1)[..., 0]
+
+    def _cell_by_cell(
+        self, statistic: Callable[[Tensor], Tensor], n: int
+    ) -> Float[Tensor, "*cell n"]:
+        """A statistic of `n` numbers over the examples of each cell that have a value."""
+        cells = self.effect.flatten(0, -2) if self.axes else self.effect[None]
+        found = torch.full((len(cells), n), float("nan"))
+        for place, effects in enumerate(cells):
+            there = effects[~effects.isnan()]
+            if len(there):
+                found[place] = statistic(there)
+        return found.view(*self.effect.shape[:-1], n)
 
     def best(self) -> dict[str, str]:
         """Labels of the cell with the largest effect in size."""
@@ -180,11 +216,14 @@ class PatchingResult:
         axes = {name: tuple(labels) for name, labels in json.loads(metadata["axes"]).items()}
         return cls(axes=axes, provenance=json.loads(metadata["provenance"]), **tensors)
 
-    def plot(self, *, what: str = "recovery") -> "Figure":
-        """A heatmap of `"recovery"`, `"values"` or `"effect"`: one panel per site."""
+    def plot(self, *, what: str | None = None) -> "Figure":
+        """A heatmap of `"recovery"`, `"values"` or `"effect"`: one panel per site.
+
+        Recovery if there is anything to recover, else the effect.
+        """
         from audio_lens.plots.heatmap import patching_map
 
-        return patching_map(self, what)
+        return patching_map(self, what or ("recovery" if self.differs else "effect"))
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{name} {len(labels)}" for name, labels in self.axes.items())

@@ -25,6 +25,8 @@ _ALONG_TIME = ("pos", "audio_pos", "query")
 
 def reusable(experiment: "Experiment") -> str:
     """Why whole forwards are needed; empty where reuse is exact."""
+    if experiment.lens._engine.active:
+        return "other hooks are in place."
     if experiment.metric.reads_sites:
         return "the metric reads sites beside the logits."
     for cell in experiment.grid.cells:

@@ -23,7 +23,7 @@ from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.intervention import Intervention
 from audio_lens.lens.intervention import window as window_of
 from audio_lens.lens.layout import Layout
-from audio_lens.lens.rows import as_prompts
+from audio_lens.lens.rows import as_prompts, branches_for
 from audio_lens.lens.run import Hook
 from audio_lens.lens.sites import Site
 from audio_lens.patching.result import PatchingResult
@@ -44,7 +44,12 @@ class Ear:
 
     def __call__(self, clip: "Clip") -> float:
         """What is heard; NaN where there is nothing to hear."""
-        return float(self.hear(clip.samples, clip.sample_rate))
+        return _or_missing(self.hear(clip.samples, clip.sample_rate))
+
+
+def _or_missing(value: Any) -> float:
+    """NaN for what is not finite, such as the level of silence."""
+    return float(value) if np.isfinite(value) else float("nan")
 
 
 def _logarithm(measure: Callable[[Any, int], float], per_doubling: float) -> Callable[..., float]:
@@ -91,7 +96,7 @@ def sound_patch(
         donor: What is put in: the clean clip's `"mean"` over its positions, its activations step
             by step (`"steps"`), or `"zero"`: a knock-out.
         branch: Which halves are patched.
-        window: From and to which second; the whole clip if None.
+        window: From and to which second; the whole clip if None. A prefix is never patched.
         seconds: Length of the clips.
         seeds: Each prompt runs with each; an example is a prompt with a seed.
         guidance_scale: Of all runs.
@@ -116,7 +121,10 @@ def sound_patch(
     theirs = as_prompts(clean, len(texts))
     listener = _as_ear(ear)
     names = (site,) if isinstance(site, str) else tuple(site)
+    layers = layers if layers is None or isinstance(layers, int) else tuple(layers)
     families = {name: _patchable(lens, name, layers) for name in names}
+    _check_asked(lens, texts, theirs, families, donor, window, seconds, guidance_scale)
+    seeds = [int(seed) for seed in seeds]
     rows = [(n, seed) for n in range(len(texts)) for seed in seeds]
     if not rows:
         raise InputError("seeds are empty: give at least one.")
@@ -127,8 +135,6 @@ def sound_patch(
     sites = [s for family in families.values() for s in family]
     twins = lens.generate([texts[n] for n, _ in rows], **making)
     source, cache = lens.generate([theirs[n] for n, _ in rows], names_filter=sites, **making)
-    if donor not in _DONORS:
-        raise InputError(f"no donor {donor!r}: there are {', '.join(_DONORS)}.")
     values = _DONORS[donor]
     cells = [(name, place) for name, family in families.items() for place in range(len(family))]
     heard = torch.full((len(cells), len(rows)), float("nan"))
@@ -185,7 +191,7 @@ def _as_ear(ear: Any) -> Ear:
 
     class _Own(Ear):
         def __call__(self, clip: "Clip") -> float:
-            return float(ear(clip))
+            return _or_missing(ear(clip))
 
     return _Own(getattr(ear, "__name__", "own measure"), ear, "")
 
@@ -194,6 +200,8 @@ def _patchable(
     lens: "AudioLens", name: str, layers: int | Iterable[int] | None
 ) -> tuple[Site, ...]:
     sites = lens.sites.resolve(name, layers=layers)
+    if len({site.family for site in sites}) > 1:
+        raise SiteError(f"{name!r} means several kinds of sites: give them as a list.")
     for site in sites:
         if site.layer is None or "pos" not in site.axes or site.write == "no":
             raise SiteError(
@@ -201,6 +209,37 @@ def _patchable(
                 f"and a 'pos' axis, such as 'resid_post' or 'attn.z'."
             )
     return sites
+
+
+def _check_asked(
+    lens: "AudioLens",
+    texts: Sequence[str | None],
+    theirs: Sequence[str | None],
+    families: Mapping[str, Sequence[Site]],
+    donor: Any,
+    window: tuple[float, float | None] | None,
+    seconds: float,
+    guidance_scale: float,
+) -> None:
+    """Refuse what cannot be run while nothing has been generated yet."""
+    if donor not in _DONORS:
+        raise InputError(f"no donor {donor!r}: there are {', '.join(_DONORS)}.")
+    if window is not None and not window[0] < seconds:
+        raise InputError(f"window={window} begins after the clip's {seconds:g} s.")
+    if branches_for(texts, guidance_scale) != branches_for(theirs, guidance_scale):
+        raise InputError(
+            "one side has an unconditional half and the other has not, since it has no prompt: "
+            "give both a prompt, or guidance_scale=1."
+        )
+    prefixes = {lens._conditioner.n_prefix(text) for text in (*texts, *theirs)}
+    if len(prefixes) > 1:
+        raise InputError(
+            f"the prompts' prefixes have {sorted(prefixes)} positions, so positions do not align: "
+            f"take prompts with the same number of text tokens (lens.text_tokens shows them)."
+        )
+    layers = [[site.layer for site in sites] for sites in families.values()]
+    if any(part != layers[0] for part in layers):
+        raise SiteError("the sites are in different layers: patch them one at a time.")
 
 
 def _mean(tensor: Tensor, layout: Layout) -> Tensor:
@@ -234,10 +273,12 @@ def _put(
 
     def put(tensor: Tensor, coefficient: Any, hook: Hook) -> Tensor:
         theirs, shift = known[hook.branch], cache.layout.n_prefix
-        now = slice(hook.positions[0] + shift, hook.positions[-1] + 1 + shift)
+        start, stop = max(hook.positions.start, 0), hook.positions.stop
+        here = slice(start - hook.positions.start, None)
         for place, row in enumerate(hook.rows):
             if first <= row < first + n_rows:
-                tensor[place] = theirs[row - first, now].to(tensor)
+                put_in = theirs[row - first, start + shift : stop + shift]
+                tensor[place, here] = put_in.to(tensor)
         return tensor
 
     return Intervention(

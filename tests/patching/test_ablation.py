@@ -78,4 +78,32 @@ def test_effects_are_read_and_recovery_has_nothing_to_recover(mono, codes) -> No
     assert torch.equal(result.clean, result.corrupted)
     with pytest.raises(InputError, match="nothing to recover"):
         _ = result.recovery
-    assert result.plot(what="effect").axes
+    assert result.plot().axes[-1].get_ylabel().startswith("change in log-probability")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"site": "attn.pattern"}, "no mean or zero"),
+        ({"site": "block", "axes": ("layer",), "donor": "zero"}, "takes no donor"),
+        ({"positions": 3}, 'groups the axis "pos"'),
+    ],
+)
+def test_bad_input_is_named(mono, codes, change, match) -> None:
+    with pytest.raises(InputError, match=match):
+        ablate(mono, "a slow organ", codes, metric=metrics.logprob(codes), progress=False, **change)
+
+
+def test_in_a_melody_model_the_mean_is_of_the_music(model) -> None:
+    codes = model.random_codes(frames=6, batch=2, seed=1)
+    result = ablate(
+        model, "a slow organ", codes, site="attn_out", axes=("layer",),
+        metric=metrics.logprob(codes), progress=False,
+    )  # fmt: skip
+    _, cache = model.run_with_cache("a slow organ", codes, names_filter="attn_out")
+    mean = cache["attn_out", 1][:, cache.layout.audio].mean((0, 1))
+    logits = model.run_with_hooks(
+        "a slow organ", codes,
+        fwd_hooks=[("blocks.1.hook_attn_out", lambda t, *, hook: mean.expand_as(t).clone())],
+    )  # fmt: skip
+    assert torch.allclose(result.per_example[1], metrics.logprob(codes)(logits), atol=1e-5)

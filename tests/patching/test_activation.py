@@ -6,7 +6,16 @@ from oracle import AXES, Edit, Oracle, Visit, family
 from oracle_melody import MelodyOracle
 from torch import Tensor
 
-from audio_lens import AudioLens, PatchingResult, activation_patch, every_seconds, mean_of, metrics
+from audio_lens import (
+    AudioLens,
+    Intervention,
+    PatchingResult,
+    activation_patch,
+    add,
+    every_seconds,
+    mean_of,
+    metrics,
+)
 from audio_lens.errors import InputError, SiteError
 from audio_lens.patching import activation
 
@@ -374,6 +383,10 @@ def test_a_sample_of_cells_and_going_on_after_an_interrupt(mono, monkeypatch) ->
     assert torch.allclose(finished.values, whole.values)
     with pytest.raises(InputError, match="another grid"):
         activation_patch(mono, resume=part, **(asked | {"axes": ("layer",)}))
+    with pytest.raises(InputError, match=r"its site is \['resid_post'\], here"):
+        activation_patch(mono, resume=part, **(asked | {"site": "mlp_out"}))
+    again = activation_patch(mono, resume=some, sample=5, seed=3, **asked)
+    assert (~again.values.isnan()).sum() == 5
 
 
 @pytest.mark.parametrize(
@@ -393,6 +406,21 @@ def test_a_sample_of_cells_and_going_on_after_an_interrupt(mono, monkeypatch) ->
         ({"positions": {"far": range(8, 12)}}, InputError, "'far' is range"),
         ({"into": "dirty"}, InputError, "into must be"),
         ({"donor": "noise"}, InputError, "no donor 'noise'"),
+        ({"branch": "uncond"}, InputError, "no unconditional half"),
+        ({"axes": ("branch",)}, InputError, "no unconditional half"),
+        (
+            {"clean": (None, torch.zeros(1, 4, 6, dtype=torch.long)), "guidance_scale": 3.0},
+            InputError,
+            "one run has an unconditional half",
+        ),
+        ({"axes": ("layer",), "positions": 3}, InputError, 'groups the axis "pos"'),
+        ({"positions": {"even": range(0, 8, 2)}}, InputError, "'even' is range"),
+        ({"site": ["mlp_out", "mlp_out"]}, InputError, "name one twice"),
+        (
+            {"site": "cross_attn.pattern", "corrupted_prompt": "a very very fast organ"},
+            InputError,
+            "do not align at cross_attn.pattern",
+        ),
         ({"donor": "resample"}, InputError, "at least two"),
         ({"donor": torch.zeros(3, 5)}, InputError, "does not stretch"),
         ({"metric": 3}, InputError, "metric must be a function"),
@@ -409,11 +437,11 @@ def test_a_sample_of_cells_and_going_on_after_an_interrupt(mono, monkeypatch) ->
 )
 def test_bad_input_is_named(mono, as_users_see_it, change, error, match) -> None:
     change = dict(change)
-    frames = change.pop("frames", 6)
+    frames, prompt = change.pop("frames", 6), change.pop("corrupted_prompt", "a fast organ")
     codes = mono.random_codes(frames=6, seed=1)
     asked = {
         "clean": ("a slow organ", codes),
-        "corrupted": ("a fast organ", mono.random_codes(frames=frames, seed=2)),
+        "corrupted": (prompt, mono.random_codes(frames=frames, seed=2)),
         "metric": metrics.logprob(codes),
         "progress": False,
     }
@@ -441,3 +469,40 @@ def test_clean_and_corrupted_must_differ_for_a_recovery(mono) -> None:
     with pytest.raises(InputError, match="nothing to recover"):
         _ = result.recovery
     assert isinstance(result, PatchingResult)
+
+
+def test_hooks_that_are_in_place_stay_in_force(mono) -> None:
+    """Steering while patching: by whole forwards, rows meaning examples."""
+    codes = [mono.random_codes(frames=6, batch=2, seed=seed) for seed in (1, 2)]
+    sides = {"clean": ("a slow organ", codes[0]), "corrupted": ("a fast organ", codes[1])}
+    metric = metrics.logprob(codes[0])
+    push = Intervention("resid_pre", add(torch.ones(64)), layers=0, rows=[1])
+    with mono.intervene(push):
+        result = activation_patch(
+            mono, **sides, site="mlp_out", axes=("layer",), metric=metric, progress=False
+        )
+        assert result.provenance["method"] == "full"
+        _, cache = mono.run_with_cache(*sides["clean"], names_filter="mlp_out")
+        for layer in range(3):
+            donor = cache["mlp_out", layer]
+            logits = mono.run_with_hooks(
+                *sides["corrupted"],
+                fwd_hooks=[(f"blocks.{layer}.hook_mlp_out", lambda t, *, hook, v=donor: v)],
+            )
+            assert torch.allclose(result.per_example[layer], metric(logits), atol=1e-5)
+        with pytest.raises(InputError, match="other hooks are in place"):
+            activation_patch(mono, **sides, metric=metric, method="reuse", progress=False)
+
+
+def test_under_inference_mode(mono) -> None:
+    codes = mono.random_codes(frames=6, seed=1)
+    with torch.inference_mode():
+        result = activation_patch(
+            mono,
+            clean=("a slow organ", codes),
+            corrupted=("a fast organ", codes),
+            site="resid_pre",
+            metric=metrics.logprob(codes),
+            progress=False,
+        )
+    assert result.values.isfinite().all()

@@ -102,6 +102,7 @@ def test_agreement_needs_the_same_grid_and_enough_cells(mono, asked) -> None:
     ("change", "match"),
     [
         ({"steps": 0}, "steps=0"),
+        ({"steps": 2, "donor": "zero"}, "no meaning with a donor"),
         ({"metric": lambda logits: logits.detach()[:, 0, 0, 0]}, "does not differentiate"),
         ({"metric": metrics.read_out(torch.ones(64), layer=2)}, "reads sites"),
         ({"corrupted": ("a fast", None), "steps": 2}, "no way between them"),
@@ -112,3 +113,16 @@ def test_bad_input_is_named(mono, asked, change, match) -> None:
         change = change | {"corrupted": ("a fast", asked["clean"][1])}
     with pytest.raises(InputError, match=match):
         attribution_patch(mono, **(asked | change))
+
+
+def test_in_a_melody_model_the_way_is_walked_once(model) -> None:
+    """Completeness again: over what enters, effects add up to the difference of the runs."""
+    codes = model.random_codes(frames=6, seed=1)
+    asked = {
+        "clean": ("a slow organ", codes),
+        "corrupted": ("a fast organ", codes),
+        "metric": metrics.logprob(codes),
+    }
+    site = "hook_embed" if "melody.proj" in model.sites.shorthands else "text.proj"
+    result = attribution_patch(model, site=site, axes=(), steps=32, **asked)
+    assert torch.allclose(result.effect, result.clean - result.corrupted, rtol=0.02, atol=2e-3)

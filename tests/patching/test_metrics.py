@@ -54,12 +54,20 @@ def test_logit_difference_and_probability(logits, codes) -> None:
     assert torch.allclose(one, logits[:, 0, 0].softmax(-1)[:, 2])
 
 
-def test_read_out_is_a_projection() -> None:
-    direction = torch.tensor([3.0, 4.0])
-    cache = {"blocks.1.hook_resid_post": torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])}
-    metric = metrics.read_out(direction, layer=1)
-    assert metric(torch.zeros(1, 1, 1, 1), cache) == pytest.approx((0.6 + 0.8) / 2)
+def test_read_out_is_a_projection(model) -> None:
+    """Onto the unit vector, over the music's positions; a prefix is left out."""
+    codes = model.random_codes(frames=6, seed=1)
+    direction = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    for site in ("resid_post", "ln1.normalized"):
+        metric = metrics.read_out(direction, layer=1, site=site)
+        logits, cache = model.run_with_cache("a slow organ", codes, names_filter=metric.sites)
+        music = cache[site, 1][:, cache.layout.audio]
+        assert metric(logits, cache)[0] == pytest.approx(
+            float((music @ direction).mean() / direction.norm()), abs=1e-4
+        )
     assert not metric.reads_logits
+    with pytest.raises(InputError, match="count layers from 0"):
+        metrics.read_out(direction, layer=-1)
 
 
 @pytest.mark.parametrize(

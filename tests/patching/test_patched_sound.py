@@ -46,7 +46,9 @@ def test_clips_are_those_of_a_hook_that_puts_the_same_in(model, donor, branch) -
             "steps": kept,
             "zero": torch.zeros_like(kept),
         }[donor]
-        return values[:, hook.positions.start + prefix : hook.positions.stop + prefix].clone()
+        start = max(hook.positions.start, 0)
+        music = values[:, start + prefix : hook.positions.stop + prefix]
+        tensor[:, start - hook.positions.start :] = music  # a prefix is left as it is
 
     with model.hooks([(name, put)], branch=branch):
         (wanted,) = model.generate("a fast organ", seed=3, **MAKING)
@@ -111,9 +113,38 @@ def test_where_nothing_is_heard_the_value_is_missing(mono) -> None:
         ({"site": "text.proj"}, SiteError, "cannot be patched while generating"),
         ({"donor": "noise"}, InputError, "no donor 'noise'"),
         ({"seeds": ()}, InputError, "seeds are empty"),
+        ({"window": (5, 6)}, InputError, "begins after the clip"),
+        ({"clean": None}, InputError, "no prompt"),
+        ({"site": "*attn_out"}, SiteError, "several kinds"),
+        (
+            {"site": ["blocks.0.hook_mlp_out", "blocks.2.hook_mlp_out"]},
+            SiteError,
+            "different layers",
+        ),
     ],
 )
 def test_bad_input_is_named(mono, as_users_see_it, change, error, match) -> None:
     asked = {"clean": "a slow organ", "corrupted": "a fast organ", "ear": "level", **MAKING}
     with pytest.raises(error, match=match):
         sound_patch(mono, **(asked | change))
+
+
+def test_silence_has_no_level(mono) -> None:
+    result = sound_patch(
+        mono,
+        clean="a slow organ",
+        corrupted="a fast organ",
+        layers=0,
+        ear=lambda clip: -math.inf,
+        **MAKING,
+    )
+    assert result.per_example.isnan().all()
+
+
+def test_melody_prompts_of_other_length_are_refused_before_any_work(model) -> None:
+    asked = {"clean": "a slow organ", "corrupted": "a very fast organ", "ear": "level", **MAKING}
+    if "melody.proj" in model.sites.shorthands:
+        with pytest.raises(InputError, match="prefixes have"):
+            sound_patch(model, **asked)
+    else:
+        assert sound_patch(model, layers=0, **asked).per_example.shape == (1, 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from audio_lens import activation_patch, metrics, path_patch
-from audio_lens.errors import SiteError
+from audio_lens.errors import InputError, SiteError
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,30 @@ def test_one_head_of_a_receiver_hears_part_of_it(mono, asked) -> None:
     [
         ({"sender": "resid_post"}, "does not write to the stream"),
         ({"sender": "attn.z", "receivers": "ln1.scale"}, "read-only"),
+        ({"sender": "attn.z", "receivers": "mlp.pre", "receiver_head": 1}, "has no heads"),
+        ({"sender": "attn.z", "receivers": "attn.q", "receiver_head": 9}, "heads 0 to 3"),
         ({"sender": "attn.z", "receivers": "blocks.9.hook_mlp_out"}, "out of range"),
     ],
 )
 def test_bad_input_is_named(mono, asked, change, match) -> None:
     with pytest.raises(SiteError, match=match):
         path_patch(mono, **(asked | change))
+
+
+def test_a_sender_is_in_one_layer(mono, asked) -> None:
+    with pytest.raises(InputError, match="sender in one layer"):
+        path_patch(mono, sender="attn.z", axes=("head",), **asked)
+
+
+def test_a_writer_can_receive(mono, asked) -> None:
+    """What an MLP writes as a receiver is the direct effect on that MLP alone."""
+    through = path_patch(
+        mono, sender="attn_out", axes=("layer",), layers=0, receivers="blocks.1.hook_mlp_out",
+        **asked,
+    )  # fmt: skip
+    entering = path_patch(
+        mono, sender="attn_out", axes=("layer",), layers=0, receivers="blocks.1.mlp.hook_pre",
+        **asked,
+    )  # fmt: skip
+    assert torch.allclose(through.direct.values, entering.direct.values, atol=1e-5)
+    assert through.direct.effect.abs().max() > 1e-5

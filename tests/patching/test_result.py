@@ -91,3 +91,29 @@ def test_pictures_have_seconds_and_a_panel_per_site(result) -> None:
 def test_shapes_must_fit() -> None:
     with pytest.raises(InputError, match="do not have the axes"):
         PatchingResult(torch.zeros(3, 2), {"layer": ("0",)}, torch.zeros(2), torch.zeros(2))
+
+
+def test_examples_without_a_value_are_left_out(result) -> None:
+    nan = float("nan")
+    gaps = PatchingResult(
+        per_example=torch.tensor([[1.0, nan, 1.2, 0.8, 1.1, 0.9, 1.0, 1.1], [nan] * 8]),
+        axes={"layer": ("0", "1")},
+        clean=torch.tensor([2.0, 9.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]),
+        corrupted=torch.tensor([0.0, 7.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
+    )
+    assert gaps.recovery[0] == pytest.approx(7.1 / 7 / 2)
+    low, high = gaps.interval()
+    assert 0.9 < low[0] < 1.01 < high[0] < 1.2
+    assert gaps.p_values()[0] < 0.05
+    for quantity in (gaps.values, gaps.recovery, low, high, gaps.p_values()):
+        assert quantity[1].isnan()
+    assert gaps.best() == {"layer": "0"}
+
+
+def test_a_change_that_is_not_there_recovers_nothing() -> None:
+    nan = float("nan")
+    gaps = PatchingResult(
+        torch.tensor([[1.0, nan]]), {"layer": ("0",)}, torch.tensor([2.0, 4.0]),
+        torch.tensor([1.0, 3.0]),
+    )  # fmt: skip
+    assert gaps.recovery == 0
