@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import EncoderDecoderCache
+from transformers import DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
 from audio_lens.errors import InputError
 from audio_lens.lens.layout import Layout
 from audio_lens.lens.recording import Recording
-from audio_lens.lens.rows import as_prompts, branches_for, group_rows
+from audio_lens.lens.rows import as_prompts, group_rows, run_of
 from audio_lens.lens.run import Run, ordinary_tensors
 
 if TYPE_CHECKING:
@@ -46,10 +46,19 @@ class Kept:
     logits: Float[Tensor, "branch row codebook audio_pos vocab"]
     """Of every position of the music."""
 
-    @property
-    def n_positions(self) -> int:
-        """Positions of the decoder's own axis, prefix included."""
-        return self.stream[0].shape[2]
+    frame_rate: int
+
+    def run(self, rows: Sequence[int]) -> Run:
+        """A run of copies of kept rows."""
+        run = Run(
+            rows=tuple(range(len(rows))),
+            padded=len(rows),
+            branches=self.branches,
+            frame_rate=self.frame_rate,
+            with_text=tuple(self.with_text[row] for row in rows),
+        )
+        run.layout = self.layout
+        return run
 
 
 @torch.no_grad()
@@ -74,51 +83,44 @@ def keep(
     with lens._engine.registered(recording.registrations()):
         lens(list(texts), tokens=tokens, guidance_scale=guidance_scale)
     cache = recording.cache(lens)
-    branches = branches_for(texts, guidance_scale)
+    run = run_of(groups[0], texts, guidance_scale, lens.cfg.frame_rate)
 
     def of(name: str) -> Tensor:
-        return torch.stack([cache.branch(branch)[name] for branch in branches])
+        return torch.stack([cache.branch(branch)[name] for branch in run.branches])
 
     blocks = [f"blocks.{layer}" for layer in range(lens.cfg.n_layers)]
-    cross, mask = _cross(lens, texts, guidance_scale)
+    cross, mask = _cross(lens, texts, run)
     return Kept(
-        branches=branches,
+        branches=run.branches,
         layout=cache.layout,
-        with_text=tuple(text is not None for text in texts),
+        with_text=run.with_text,
         stream=(*(of(f"{block}.hook_resid_pre") for block in blocks), of(last)),
         keys=tuple(of(f"{block}.attn.hook_k").transpose(2, 3) for block in blocks),
         values=tuple(of(f"{block}.attn.hook_v").transpose(2, 3) for block in blocks),
         cross=cross,
         cross_mask=mask,
         logits=of("hook_logits")[..., cache.layout.audio, :],
+        frame_rate=lens.cfg.frame_rate,
     )
 
 
 def _cross(
-    lens: "AudioLens", texts: Sequence[str | None], guidance_scale: float
+    lens: "AudioLens", texts: Sequence[str | None], run: Run
 ) -> tuple[tuple[tuple[Tensor, Tensor], ...], Tensor | None]:
     """Keys and values that cross-attention sees, and which of them it may see."""
-    branches = branches_for(texts, guidance_scale)
-    run = Run(
-        rows=tuple(range(len(texts))),
-        padded=len(texts),
-        branches=branches,
-        frame_rate=lens.cfg.frame_rate,
-        with_text=tuple(text is not None for text in texts),
-    )
     with ordinary_tensors(), lens._engine.running(run):
         conditions = lens._conditioner.encode(texts, run)
     if conditions.mask is None:
         return (), None
 
     def split(states: Tensor) -> Tensor:
-        halves = states.unflatten(0, (len(branches), -1))
+        halves = states.unflatten(0, (len(run.branches), -1))
         return halves.unflatten(-1, (lens.cfg.n_heads, -1)).transpose(2, 3)
 
     attentions = [block.encoder_attn for block in lens._module.decoder.model.decoder.layers]
     pairs = [(split(a.k_proj(conditions.states)), split(a.v_proj(conditions.states)))
              for a in attentions]  # fmt: skip
-    return tuple(pairs), conditions.mask.unflatten(0, (len(branches), -1))
+    return tuple(pairs), conditions.mask.unflatten(0, (len(run.branches), -1))
 
 
 class _Behind(DynamicLayer):
@@ -165,14 +167,17 @@ class Tail:
         """Take all rows through a block, hooks included."""
         stream = self._stream.flatten(0, 1)
         block = self._decoder.model.decoder.layers[layer]
-        cache, arguments = self._cache(layer), {}
-        mask = self._mask(stream, cache)
-        if self._kept.cross:
+        cache = self._cache(layer)
+        arguments: dict[str, Any] = {}
+        if self._kept.cross_mask is not None:
             # The states themselves are not read again: their keys and values are in the cache.
-            arguments = {"encoder_hidden_states": stream, "encoder_attention_mask": None}
-            arguments["encoder_attention_mask"] = self._cross_mask(stream)
+            mask = self._cross_mask(stream, self._kept.cross_mask)
+            arguments = {"encoder_hidden_states": stream, "encoder_attention_mask": mask}
         with self._running():
-            out = block(stream, mask, past_key_values=cache, use_cache=True, **arguments)
+            out = block(
+                stream, self._mask(stream, cache), past_key_values=cache, use_cache=True,
+                **arguments,
+            )  # fmt: skip
         out = out[0] if isinstance(out, tuple) else out
         self._stream = out.unflatten(0, (len(self._kept.branches), -1))
 
@@ -184,16 +189,9 @@ class Tail:
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        run = Run(
-            rows=tuple(range(self.n_rows)),
-            padded=self.n_rows,
-            branches=self._kept.branches,
-            frame_rate=self._lens.cfg.frame_rate,
-            with_text=tuple(self._kept.with_text[row] for row in self._rows),
-        )
-        run.layout = self._kept.layout
-        first = self._start - self._kept.layout.n_prefix
-        run.start, run.length, run.step = first, self._stream.shape[2], 0
+        run = self._kept.run(self._rows)
+        run.start = self._start - self._kept.layout.n_prefix
+        run.length, run.step = self._stream.shape[2], 0
         with ordinary_tensors(), self._lens._engine.running(run):
             yield
 
@@ -203,17 +201,13 @@ class Tail:
             part[layer][:, rows, :, : self._start].flatten(0, 1)
             for part in (kept.keys, kept.values)
         ]
-        n_layers = self._lens.cfg.n_layers
-        layers: list[Any] = [DynamicLayer() for _ in range(n_layers)]
-        layers[layer] = _Behind(*before)
-        # Masks are sized by the first layer, whichever block runs.
-        layers[0] = layers[layer]
-        crossed: list[Any] = [DynamicLayer() for _ in range(n_layers)]
-        cache = EncoderDecoderCache(Cache(layers=layers), Cache(layers=crossed))
-        if kept.cross:
-            crossed[layer] = _Behind(*(part[:, rows].flatten(0, 1) for part in kept.cross[layer]))
-            cache = EncoderDecoderCache(Cache(layers=layers), Cache(layers=crossed))
-            cache.is_updated[layer] = True
+        # Masks are sized by the first layer, whichever block runs: so every layer is this one.
+        itself = Cache(layers=[_Behind(*before)] * (layer + 1))
+        if not kept.cross:
+            return EncoderDecoderCache(itself, DynamicCache())
+        crossed = _Behind(*(part[:, rows].flatten(0, 1) for part in kept.cross[layer]))
+        cache = EncoderDecoderCache(itself, Cache(layers=[crossed] * (layer + 1)))
+        cache.is_updated[layer] = True
         return cache
 
     def _mask(self, stream: Tensor, cache: EncoderDecoderCache) -> Any:
@@ -224,9 +218,8 @@ class Tail:
             past_key_values=cache,
         )
 
-    def _cross_mask(self, stream: Tensor) -> Any:
-        assert self._kept.cross_mask is not None
-        mask = self._kept.cross_mask[:, self._rows].flatten(0, 1)
+    def _cross_mask(self, stream: Tensor, kept: Int[Tensor, "branch row token"]) -> Any:
+        mask = kept[:, self._rows].flatten(0, 1)
         states = stream.new_zeros(len(mask), mask.shape[1], 1)
         return create_bidirectional_mask(
             config=self._decoder.config,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from audio_lens.errors import InputError
+from audio_lens.lens.forward import as_tokens
 from audio_lens.lens.rows import as_prompts
 from audio_lens.lens.sites import Site
 from audio_lens.patching.activation import activation_patch
@@ -80,8 +81,7 @@ def _entering(
     if "layer" not in axes:
         raise InputError('skipping blocks needs the axis "layer": one block at a time.')
     sites = lens.sites.resolve("resid_pre")
-    tokens = lens.delay.apply(codes.to(lens.cfg.device))
-    values, _ = recorded(lens, prompts, tokens, sites, guidance_scale)
+    values, _ = recorded(lens, prompts, as_tokens(lens, codes), sites, guidance_scale)
     return {
         f"blocks.{site.layer}.hook_resid_post": {
             branch: tensors[site.name] for branch, tensors in values.items()
@@ -94,10 +94,8 @@ def _means(
     lens: "AudioLens", prompts: Any, codes: Tensor, site: str | Sequence[str], guidance_scale: float
 ) -> dict[str, Any]:
     """Each site's mean over examples and positions."""
-    lens.delay.check_codes(codes)
     sites = lens.sites.resolve(site)
-    tokens = lens.delay.apply(codes.to(lens.cfg.device))
-    values, _ = recorded(lens, prompts, tokens, sites, guidance_scale)
+    values, _ = recorded(lens, prompts, as_tokens(lens, codes), sites, guidance_scale)
     n_prefix = max(lens._conditioner.n_prefix(prompt) for prompt in as_prompts(prompts))
     means: dict[str, Any] = {}
     for each in sites:

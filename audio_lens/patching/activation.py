@@ -10,11 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audio_lens.errors import InputError
-from audio_lens.lens.engine import Registration
 from audio_lens.lens.rows import branches_for
-from audio_lens.lens.run import Hook, ordinary_tensors
+from audio_lens.lens.run import ordinary_tensors
 from audio_lens.patching.experiment import Experiment, Rows, check_score, lay_out, scores
-from audio_lens.patching.grid import Cell
 from audio_lens.patching.result import PatchingResult
 from audio_lens.patching.reuse import reusable, run_reusing
 
@@ -163,7 +161,7 @@ def run_full(
         places = todo[start : start + at_once]
         cells = [experiment.grid.cells[place] for place in places]
         rows = Rows(base.prompts * len(cells), base.tokens.repeat(len(cells), 1, 1))
-        with lens._engine.registered(patches(experiment, cells)):
+        with lens._engine.registered(experiment.patches(dict(enumerate(cells)))):
             found = list(
                 scores(
                     lens, rows, experiment.metric, experiment.guidance_scale,
@@ -171,31 +169,3 @@ def run_full(
                 )
             )  # fmt: skip
         yield from zip(places, (score.float().cpu() for score in found), strict=True)
-
-
-def patches(experiment: Experiment, cells: Sequence[Cell]) -> list[Registration]:
-    """Registrations that patch cells which run as blocks of rows, one after the other."""
-    n, n_prefix = experiment.n_examples, experiment.n_prefix
-    blocks: dict[Any, list[int]] = {}
-    for block, cell in enumerate(cells):
-        for site in cell.sites:
-            blocks.setdefault(site, []).append(block)
-
-    def write(tensor: Tensor, *, hook: Hook) -> Tensor:
-        local = {row: place for place, row in enumerate(hook.rows)}
-        for block in blocks[hook.site]:
-            cell = cells[block]
-            if cell.branch not in ("both", hook.branch):
-                continue
-            index = cell.index(hook.site, n_prefix)
-            for example in range(n):
-                row = local.get(block * n + example)
-                if row is not None:
-                    value = experiment.donor.row(hook.site, hook.branch, example)
-                    tensor[(row, *index)] = value[index].to(tensor)
-        return tensor
-
-    return [
-        Registration(write, (site,), "cond" if site.branches == ("cond",) else "both")
-        for site in blocks
-    ]

@@ -75,7 +75,7 @@ def attribution_patch(lens: "AudioLens", *, steps: int = 1, **asked: Any) -> Pat
         experiment = replace(experiment, baselines=baselines)
     else:
         base = experiment.base
-        known, _ = recorded(lens, list(base.prompts), base.tokens, experiment.sites,
+        known, _ = recorded(lens, list(base.prompts), base.tokens, experiment.grid.sites,
                             experiment.guidance_scale)  # fmt: skip
         gradients = _mean_gradients(experiment, [(n + 0.5) / steps for n in range(steps)])
     effects = torch.stack([_effect(experiment, cell, known, gradients)
@@ -124,7 +124,7 @@ def _gradients(
 ) -> tuple[Values, Values, Float[Tensor, "example"]]:
     """Activations at the sites, the metric's gradients there, and the metric."""
     lens, base, metric = experiment.lens, experiment.base, experiment.metric
-    recording = Recording(experiment.sites, None)
+    recording = Recording(experiment.grid.sites, None)
     registrations = [*_on_the_way(experiment, point), *recording.registrations(gradients=True)]
     with (
         lens._engine.registered(registrations),
@@ -174,10 +174,7 @@ def _on_the_way(experiment: Experiment, point: float) -> list[Registration]:
             )
         return torch.lerp(tensor, target.to(tensor), point)
 
-    return [
-        Registration(move, (site,), "cond" if site.branches == ("cond",) else "both")
-        for site in entrances
-    ]
+    return [Registration(move, (site,), "both") for site in entrances]
 
 
 @contextmanager

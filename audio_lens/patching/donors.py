@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from audio_lens.errors import InputError
+from audio_lens.lens.forward import as_tokens
 from audio_lens.lens.recording import Recording
 from audio_lens.lens.sites import Site
 
@@ -65,8 +66,7 @@ def donor_values(
         InputError: no such donor, one example to resample from, or tensors that do not fit.
     """
     if isinstance(donor, MeanOf):
-        lens.delay.check_codes(donor.codes)
-        theirs = lens.delay.apply(donor.codes.to(lens.cfg.device))
+        theirs = as_tokens(lens, donor.codes)
         if theirs.shape[-1] != tokens.shape[-1]:
             raise InputError(
                 f"mean_of() has codes of {donor.codes.shape[-1]} frames, the patched run "

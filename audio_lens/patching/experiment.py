@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -10,16 +9,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from audio_lens.errors import InputError
+from audio_lens.lens.engine import Registration
+from audio_lens.lens.forward import as_tokens
 from audio_lens.lens.recording import Recording
 from audio_lens.lens.rows import as_prompts, branches_for
+from audio_lens.lens.run import Hook
+from audio_lens.lens.sites import Site
 from audio_lens.patching.donors import Donor, donor_values, recorded
-from audio_lens.patching.grid import Grid, Positions, build_grid
+from audio_lens.patching.grid import Cell, Grid, Positions, build_grid
 from audio_lens.patching.metrics import Metric, as_metric
-from audio_lens.patching.result import PatchingResult
+from audio_lens.patching.result import PatchingResult, versions
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
-    from audio_lens.lens.sites import Site
 
 Side = tuple[Any, Any]
 """`(prompts, codes)`."""
@@ -62,10 +64,42 @@ class Experiment:
         """Rows of the run that is patched."""
         return len(self.base.tokens)
 
-    @property
-    def sites(self) -> tuple["Site", ...]:
-        """Every site that some cell writes."""
-        return tuple({site: None for cell in self.grid.cells for site in cell.sites})
+    def write(
+        self,
+        cell: Cell,
+        site: Site,
+        branch: str,
+        rows: Float[Tensor, "example *site"],
+        first: int = 0,
+    ) -> None:
+        """Patch the examples of a cell in place, in one half.
+
+        first: where on the decoder's axis the rows begin.
+        """
+        if cell.branch not in ("both", branch):
+            return
+        here, there = cell.index(site, self.n_prefix, first), cell.index(site, self.n_prefix)
+        for example, row in enumerate(rows):
+            row[here] = self.donor.row(site, branch, example)[there].to(row)
+
+    def patches(self, cells: Mapping[int, Cell], first: int = 0) -> list[Registration]:
+        """Registrations that patch cells, each in its own block of rows.
+
+        cells: by the number of their block. first: where on the decoder's axis rows begin.
+        """
+        n = self.n_examples
+        blocks: dict[Site, list[int]] = {}
+        for block, cell in cells.items():
+            for site in cell.sites:
+                blocks.setdefault(site, []).append(block)
+
+        def write(tensor: Tensor, *, hook: Hook) -> Tensor:
+            for block in blocks[hook.site]:
+                rows = tensor[block * n : (block + 1) * n]
+                self.write(cells[block], hook.site, hook.branch, rows, first)
+            return tensor
+
+        return [Registration(write, (site,), "both") for site in blocks]
 
     def result(
         self, per_example: Float[Tensor, "*cell example"], **provenance: Any
@@ -88,7 +122,7 @@ class Experiment:
                 "unit": self.metric.unit,
                 "frame_rate": cfg.frame_rate,
                 **prompts,
-                "versions": {name: version(name) for name in ("torch", "transformers", "nnsight")},
+                "versions": versions(),
                 **provenance,
             },
         )
@@ -118,7 +152,7 @@ def lay_out(
     if into not in ("clean", "corrupted"):
         raise InputError(f'into must be "corrupted" or "clean", got {into!r}.')
     runs = _aligned(lens, {"clean": clean, "corrupted": corrupted})
-    n_prefix = _prefix(lens, runs)
+    n_prefix = common_prefix(lens, [prompt for run in runs.values() for prompt in run.prompts])
     base, other = runs[into], runs["clean" if into == "corrupted" else "corrupted"]
     grid = build_grid(
         lens,
@@ -135,15 +169,10 @@ def lay_out(
         raise InputError(
             "there is no unconditional half to patch: give a guidance_scale above 1 and a prompt."
         )
-    sites = tuple({s: None for cell in grid.cells for s in cell.sites})
+    sites = grid.sites
     _check_tokens(lens, sites, (*base.prompts, *other.prompts))
     _check_reach(lens, sites, metric)
-    halves = {branches_for(run.prompts, guidance_scale) for run in runs.values()}
-    if len(halves) > 1:
-        raise InputError(
-            "one run has an unconditional half and the other has not, since it has no prompt: give "
-            "both a prompt, or guidance_scale=1."
-        )
+    check_halves(base.prompts, other.prompts, guidance_scale)
     theirs, logits = recorded(lens, list(other.prompts), other.tokens, sites, guidance_scale)
     put_in = donor_values(lens, donor, theirs, other.tokens, sites, guidance_scale)
     baselines = {}
@@ -164,8 +193,7 @@ def _aligned(lens: "AudioLens", sides: Mapping[str, Any]) -> dict[str, Rows]:
     for name, side in sides.items():
         if not isinstance(side, tuple | list) or len(side) != 2:
             raise InputError(f"{name} must be (prompts, codes), got {type(side).__name__}.")
-        lens.delay.check_codes(side[1])
-        given[name] = (as_prompts(side[0]), side[1])
+        given[name] = (as_prompts(side[0]), as_tokens(lens, side[1]))
     counts = {len(part) for side in given.values() for part in side}
     n = max(counts)
     if counts - {1, n}:
@@ -173,7 +201,7 @@ def _aligned(lens: "AudioLens", sides: Mapping[str, Any]) -> dict[str, Rows]:
             f"clean and corrupted have {sorted(counts)} prompts and codes: give as many of each, "
             f"or one for all."
         )
-    frames = {name: codes.shape[-1] for name, (_, codes) in given.items()}
+    frames = {name: side[1].shape[-1] - max(lens.cfg.delays) for name, side in given.items()}
     if len(set(frames.values())) > 1:
         raise InputError(
             f"clean has {frames['clean']} frames and corrupted {frames['corrupted']}, so positions "
@@ -182,17 +210,26 @@ def _aligned(lens: "AudioLens", sides: Mapping[str, Any]) -> dict[str, Rows]:
     return {
         name: Rows(
             as_prompts(prompts[0] if len(prompts) == 1 else prompts, n),
-            lens.delay.apply(codes.to(lens.cfg.device)).expand(n, -1, -1),
+            tokens.expand(n, -1, -1),
         )
-        for name, (prompts, codes) in given.items()
+        for name, (prompts, tokens) in given.items()
     }
 
 
-def _prefix(lens: "AudioLens", runs: Mapping[str, Rows]) -> int:
-    """Positions in front of the music, the same in every row."""
-    prefixes = {
-        lens._conditioner.n_prefix(prompt) for run in runs.values() for prompt in run.prompts
-    }
+def check_halves(
+    prompts: Sequence[str | None], others: Sequence[str | None], guidance_scale: float
+) -> None:
+    """Refuse two runs of which only one has an unconditional half."""
+    if branches_for(prompts, guidance_scale) != branches_for(others, guidance_scale):
+        raise InputError(
+            "one run has an unconditional half and the other has not, since it has no prompt: give "
+            "both a prompt, or guidance_scale=1."
+        )
+
+
+def common_prefix(lens: "AudioLens", prompts: Sequence[str | None]) -> int:
+    """Positions in front of the music, the same for every prompt."""
+    prefixes = {lens._conditioner.n_prefix(prompt) for prompt in prompts}
     if len(prefixes) > 1:
         raise InputError(
             f"the prompts' prefixes have {sorted(prefixes)} positions, so positions do not align: "
@@ -215,9 +252,7 @@ def _lengths(lens: "AudioLens", prompts: Sequence[str | None]) -> set[int]:
     return {len(lens.text_tokens(prompt)) for prompt in prompts if prompt is not None}
 
 
-def _check_tokens(
-    lens: "AudioLens", sites: Sequence["Site"], prompts: Sequence[str | None]
-) -> None:
+def _check_tokens(lens: "AudioLens", sites: Sequence[Site], prompts: Sequence[str | None]) -> None:
     """Refuse prompts whose text tokens do not align at sites that have them."""
     along = [site.shorthand for site in sites if "token" in site.axes]
     if along and len(lengths := _lengths(lens, prompts)) > 1:
@@ -227,7 +262,7 @@ def _check_tokens(
         )
 
 
-def _check_reach(lens: "AudioLens", sites: Sequence["Site"], metric: Metric) -> None:
+def _check_reach(lens: "AudioLens", sites: Sequence[Site], metric: Metric) -> None:
     """Refuse a grid in which no patch can change what is scored."""
     if not metric.reads_sites or metric.reads_logits:
         return

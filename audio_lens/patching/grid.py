@@ -159,6 +159,11 @@ class Grid:
     cells: tuple[Cell, ...]
 
     @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every site that some cell writes."""
+        return tuple(dict.fromkeys(site for cell in self.cells for site in cell.sites))
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """How many labels each axis has."""
         return tuple(map(len, self.axes.values()))
@@ -191,7 +196,7 @@ def build_grid(
     _check_axes(axes, names)
     if positions is not None and "pos" not in axes:
         raise InputError('positions= groups the axis "pos", which axes do not have.')
-    families = {name: _writable(lens, name, layers, branch) for name in names}
+    families = {name: writable(lens, name, layers, branch) for name in names}
     for sites in families.values():
         for axis in axes:
             if axis in _TENSOR_AXES:
@@ -222,9 +227,10 @@ def _check_axes(axes: Sequence[str], names: Sequence[str]) -> None:
             raise InputError(f"{what} {tuple(given)} name one twice.")
 
 
-def _writable(
+def writable(
     lens: "AudioLens", name: str, layers: int | Iterable[int] | None, branch: str
 ) -> tuple[Site, ...]:
+    """The sites of one kind that a name means, in some layers, checked for writing."""
     sites = lens.sites.resolve(name, layers=layers)
     check_branch(branch, sites)
     for site in sites:
@@ -254,14 +260,23 @@ def _options(
             check_branch("uncond", sites)
         return {"cond": "cond", "uncond": "uncond"}
     if axis == "layer":
-        layers = [[site.layer for site in sites] for sites in families.values()]
-        if any(layer is None for part in layers for layer in part):
-            raise SiteError('a site belongs to no layer: leave "layer" out of axes.')
-        if any(part != layers[0] for part in layers):
-            raise SiteError("the sites are in different layers: patch them one at a time.")
-        return {str(layer): layer for layer in layers[0]}
+        return {str(layer): layer for layer in common_layers(families)}
     sizes = {"head": lens.cfg.n_heads, "codebook": lens.cfg.n_codebooks, "text_token": n_tokens}
     return {str(n): (n,) for n in range(sizes[axis])}
+
+
+def common_layers(families: Mapping[str, Sequence[Site]]) -> list[int]:
+    """The layers that all kinds of sites are in.
+
+    Raises:
+        SiteError: a site without a layer, or kinds in different ones.
+    """
+    layers = [[site.layer for site in sites] for sites in families.values()]
+    if any(layer is None for part in layers for layer in part):
+        raise SiteError('a site belongs to no layer: leave "layer" out of axes.')
+    if any(part != layers[0] for part in layers):
+        raise SiteError("the sites are in different layers: patch them one at a time.")
+    return [layer for layer in layers[0] if layer is not None]
 
 
 def _cell(sites: tuple[Site, ...], chosen: dict[str, Any], branch: str) -> Cell:

@@ -20,7 +20,6 @@ from audio_lens.lens.engine import Registration
 from audio_lens.lens.recording import Recording
 from audio_lens.lens.run import Hook
 from audio_lens.lens.sites import Site
-from audio_lens.patching.activation import patches
 from audio_lens.patching.donors import Values, recorded
 from audio_lens.patching.experiment import Experiment, check_score, lay_out, scores
 from audio_lens.patching.grid import Cell
@@ -102,7 +101,7 @@ def path_patch(
     with torch.no_grad():
         for cell in cells:
             found["direct"].append(_direct(experiment, cell, ends, receiver_head, writers, frozen))
-            found["total"].append(_scored(experiment, patches(experiment, [cell])))
+            found["total"].append(_scored(experiment, experiment.patches({0: cell})))
     results = {
         kind: experiment.result(
             torch.stack(values).view(*experiment.grid.shape, -1),
@@ -150,7 +149,7 @@ def _direct(
     others = [site for site in writers if site.rank > first and site not in ends]
     still = [site for site in others if not _carries(site, cell)]
     recording = Recording(tuple(ends), None)
-    registrations = [*patches(experiment, [cell]), *_put(still, frozen)]
+    registrations = [*experiment.patches({0: cell}), *_put(still, frozen)]
     with lens._engine.registered([*registrations, *recording.registrations()]):
         lens(list(base.prompts), tokens=base.tokens, guidance_scale=experiment.guidance_scale)
     heard = recording.cache(lens)._branches
@@ -180,7 +179,4 @@ def _put(sites: Sequence[Site], values: Values, head: int | None = None) -> list
         tensor[index] = new[index]
         return tensor
 
-    return [
-        Registration(write, (site,), "cond" if site.branches == ("cond",) else "both")
-        for site in sites
-    ]
+    return [Registration(write, (site,), "both") for site in sites]

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from audio_lens.lens.blocks import Kept, Tail, keep
 from audio_lens.lens.decode import guide
-from audio_lens.lens.engine import Registration
-from audio_lens.lens.run import Hook, Run
 from audio_lens.patching.grid import Cell
 
 if TYPE_CHECKING:
@@ -35,10 +33,6 @@ def reusable(experiment: "Experiment") -> str:
                 return f"{site.name} lies outside of the blocks."
             if not any(axis in site.axes for axis in _ALONG_TIME):
                 return f"{site.name} has no positions of the music."
-    if len(
-        {len(experiment.lens.text_tokens(p)) for p in experiment.base.prompts if p is not None}
-    ) > 1 and (experiment.n_prefix):
-        return "prompts of different length run apart."
     return ""
 
 
@@ -84,14 +78,16 @@ def _staircase(
     cells = [experiment.grid.cells[place] for place in places]
     tail = Tail(experiment.lens, kept, start)
     n_layers, n = experiment.lens.cfg.n_layers, experiment.n_examples
-    hooked = [(block, cell) for block, cell in enumerate(cells) if not _enters(cell)]
+    hooked = {block: cell for block, cell in enumerate(cells) if not _enters(cell)}
     joined = 0
-    with experiment.lens._engine.registered(_patches(experiment, hooked, start)):
+    with experiment.lens._engine.registered(experiment.patches(hooked, start)):
         for layer in range(_entry(cells[0]), n_layers + 1):
             while joined < len(cells) and _entry(cells[joined]) == layer:
                 stream = tail.join(layer, range(n))
-                if _enters(cells[joined]):
-                    _write_stream(experiment, kept, cells[joined], stream, start)
+                cell = cells[joined]
+                if _enters(cell):
+                    for branch, rows in zip(kept.branches, stream, strict=True):
+                        experiment.write(cell, cell.sites[0], branch, rows, start)
                 joined += 1
             if layer < n_layers:
                 tail.through(layer)
@@ -100,60 +96,5 @@ def _staircase(
     for block in range(len(cells)):
         part = slice(block * n, (block + 1) * n)
         logits = torch.cat([before, new[:, part]], dim=-2)
-        yield experiment.metric(_guided(experiment, kept, logits)).float().cpu()
-
-
-def _guided(experiment: "Experiment", kept: Kept, logits: Tensor) -> Tensor:
-    """Logits aligned to codes, of all branches together."""
-    run = Run(
-        rows=tuple(range(experiment.n_examples)),
-        padded=experiment.n_examples,
-        branches=kept.branches,
-        frame_rate=experiment.lens.cfg.frame_rate,
-        with_text=kept.with_text,
-    )
-    return experiment.lens.delay.align(guide(logits.flatten(0, 1), run, experiment.guidance_scale))
-
-
-def _write_stream(
-    experiment: "Experiment", kept: Kept, cell: Cell, stream: Tensor, first: int
-) -> None:
-    """Patch rows as they join, where the patch is of the stream itself."""
-    (site,) = cell.sites
-    index = cell.index(site, experiment.n_prefix, first)
-    for half, branch in enumerate(kept.branches):
-        if cell.branch not in ("both", branch):
-            continue
-        whole = cell.index(site, experiment.n_prefix)
-        for example in range(experiment.n_examples):
-            value = experiment.donor.row(site, branch, example)
-            stream[(half, example, *index)] = value[whole].to(stream)
-
-
-def _patches(
-    experiment: "Experiment", hooked: Sequence[tuple[int, Cell]], first: int
-) -> list[Registration]:
-    """Registrations that patch the rows of cells, each known by its block of rows."""
-    by_site: dict[str, list[tuple[int, Cell]]] = {}
-    sites = {}
-    for block, cell in hooked:
-        for site in cell.sites:
-            by_site.setdefault(site.name, []).append((block, cell))
-            sites[site.name] = site
-    n, n_prefix = experiment.n_examples, experiment.n_prefix
-
-    def write(tensor: Tensor, *, hook: Hook) -> Tensor:
-        for block, cell in by_site[hook.name]:
-            if cell.branch not in ("both", hook.branch):
-                continue
-            index = cell.index(hook.site, n_prefix, first)
-            whole = cell.index(hook.site, n_prefix)
-            for example in range(n):
-                value = experiment.donor.row(hook.site, hook.branch, example)
-                tensor[(block * n + example, *index)] = value[whole].to(tensor)
-        return tensor
-
-    return [
-        Registration(write, (site,), "cond" if site.branches == ("cond",) else "both")
-        for site in sites.values()
-    ]
+        guided = guide(logits.flatten(0, 1), kept.run(range(n)), experiment.guidance_scale)
+        yield experiment.metric(experiment.lens.delay.align(guided)).float().cpu()

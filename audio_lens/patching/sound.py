@@ -8,7 +8,6 @@ semitones.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,10 +22,12 @@ from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.intervention import Intervention
 from audio_lens.lens.intervention import window as window_of
 from audio_lens.lens.layout import Layout
-from audio_lens.lens.rows import as_prompts, branches_for
+from audio_lens.lens.rows import as_prompts
 from audio_lens.lens.run import Hook
 from audio_lens.lens.sites import Site
-from audio_lens.patching.result import PatchingResult
+from audio_lens.patching.experiment import check_halves, common_prefix
+from audio_lens.patching.grid import common_layers, writable
+from audio_lens.patching.result import PatchingResult, versions
 
 if TYPE_CHECKING:
     from audio_lens.audio.clip import Clip
@@ -39,30 +40,25 @@ class Ear:
     """A measure of a clip, in units whose differences mean something."""
 
     name: str
-    hear: Callable[[Any, int], float]
-    unit: str
+    hear: Callable[["Clip"], float]
+    unit: str = ""
 
     def __call__(self, clip: "Clip") -> float:
-        """What is heard; NaN where there is nothing to hear."""
-        return _or_missing(self.hear(clip.samples, clip.sample_rate))
+        """What is heard; NaN where there is nothing to hear, such as the level of silence."""
+        value = self.hear(clip)
+        return float(value) if np.isfinite(value) else float("nan")
 
 
-def _or_missing(value: Any) -> float:
-    """NaN for what is not finite, such as the level of silence."""
-    return float(value) if np.isfinite(value) else float("nan")
-
-
-def _logarithm(measure: Callable[[Any, int], float], per_doubling: float) -> Callable[..., float]:
-    def heard(samples: Any, sample_rate: int) -> float:
-        return float(per_doubling * np.log2(measure(samples, sample_rate)))
-
-    return heard
+def _logarithm(
+    measure: Callable[[Any, int], float], per_doubling: float
+) -> Callable[["Clip"], float]:
+    return lambda clip: per_doubling * np.log2(measure(clip.samples, clip.sample_rate))
 
 
 EARS: Mapping[str, Ear] = {
     "tempo": Ear("tempo", _logarithm(pulse_bpm, 1.0), "octaves"),
     "timbre": Ear("timbre", _logarithm(spectral_centroid, 12.0), "semitones"),
-    "level": Ear("level", loudness, "LU"),
+    "level": Ear("level", lambda clip: loudness(clip.samples, clip.sample_rate), "LU"),
 }
 """Tempo as log2 of BPM, timbre as 12 log2 of the centroid in Hz, level in LUFS."""
 
@@ -122,8 +118,11 @@ def sound_patch(
     listener = _as_ear(ear)
     names = (site,) if isinstance(site, str) else tuple(site)
     layers = layers if layers is None or isinstance(layers, int) else tuple(layers)
-    families = {name: _patchable(lens, name, layers) for name in names}
-    _check_asked(lens, texts, theirs, families, donor, window, seconds, guidance_scale)
+    families = {name: _patchable(lens, name, layers, branch) for name in names}
+    in_layers = common_layers(families)
+    common_prefix(lens, [*texts, *theirs])
+    check_halves(texts, theirs, guidance_scale)
+    _check_asked(donor, window, seconds)
     seeds = [int(seed) for seed in seeds]
     rows = [(n, seed) for n in range(len(texts)) for seed in seeds]
     if not rows:
@@ -135,27 +134,24 @@ def sound_patch(
     sites = [s for family in families.values() for s in family]
     twins = lens.generate([texts[n] for n, _ in rows], **making)
     source, cache = lens.generate([theirs[n] for n, _ in rows], names_filter=sites, **making)
-    values = _DONORS[donor]
-    cells = [(name, place) for name, family in families.items() for place in range(len(family))]
-    heard = torch.full((len(cells), len(rows)), float("nan"))
+    heard = torch.full((len(sites), len(rows)), float("nan"))
     at_once = max(1, rows_at_once // len(rows))
-    for start in tqdm(range(0, len(cells), at_once), desc="hearing patches", disable=not progress):
-        part = [families[name][place] for name, place in cells[start : start + at_once]]
+    for start in tqdm(range(0, len(sites), at_once), desc="hearing patches", disable=not progress):
+        part = sites[start : start + at_once]
         making["seed"] = [seed for _, seed in rows] * len(part)
         with ExitStack() as stack:
             for block, each in enumerate(part):
-                put_in = _put(each, cache, values, block * len(rows), len(rows), branch, window)
+                first = block * len(rows)
+                put_in = _put(each, cache, donor, range(first, first + len(rows)), branch, window)
                 stack.enter_context(lens.intervene(put_in))
             clips = lens.generate([texts[n] for n, _ in rows] * len(part), **making)
         for place, clip in enumerate(clips):
             heard[start + place // len(rows), place % len(rows)] = listener(clip)
-    n_layers = len(families[names[0]])
-    axes = {"layer": tuple(str(each.layer) for each in families[names[0]])}
-    shape: tuple[int, ...] = (n_layers,)
+    axes = {"layer": tuple(map(str, in_layers))}
     if len(names) > 1:
-        axes, shape = {"site": names, **axes}, (len(names), n_layers)
+        axes = {"site": names, **axes}
     return PatchingResult(
-        per_example=heard.unflatten(0, shape),
+        per_example=heard.view(*map(len, axes.values()), len(rows)),
         axes=axes,
         clean=torch.tensor([listener(clip) for clip in source]),
         corrupted=torch.tensor([listener(clip) for clip in twins]),
@@ -174,7 +170,7 @@ def sound_patch(
             "method": "generated",
             "clean_prompts": list(map(str, theirs)),
             "corrupted_prompts": list(map(str, texts)),
-            "versions": {name: version(name) for name in ("torch", "transformers", "nnsight")},
+            "versions": versions(),
         },
     )
 
@@ -188,22 +184,15 @@ def _as_ear(ear: Any) -> Ear:
         return EARS[ear]
     if not callable(ear):
         raise InputError(f"ear must be a name or fn(clip) -> float, got {type(ear).__name__}.")
-
-    class _Own(Ear):
-        def __call__(self, clip: "Clip") -> float:
-            return _or_missing(ear(clip))
-
-    return _Own(getattr(ear, "__name__", "own measure"), ear, "")
+    return Ear(getattr(ear, "__name__", "own measure"), ear)
 
 
 def _patchable(
-    lens: "AudioLens", name: str, layers: int | Iterable[int] | None
+    lens: "AudioLens", name: str, layers: int | Iterable[int] | None, branch: str
 ) -> tuple[Site, ...]:
-    sites = lens.sites.resolve(name, layers=layers)
-    if len({site.family for site in sites}) > 1:
-        raise SiteError(f"{name!r} means several kinds of sites: give them as a list.")
+    sites = writable(lens, name, layers, branch)
     for site in sites:
-        if site.layer is None or "pos" not in site.axes or site.write == "no":
+        if site.layer is None or "pos" not in site.axes:
             raise SiteError(
                 f"{site.name} cannot be patched while generating: take a writable site with layers "
                 f"and a 'pos' axis, such as 'resid_post' or 'attn.z'."
@@ -211,35 +200,12 @@ def _patchable(
     return sites
 
 
-def _check_asked(
-    lens: "AudioLens",
-    texts: Sequence[str | None],
-    theirs: Sequence[str | None],
-    families: Mapping[str, Sequence[Site]],
-    donor: Any,
-    window: tuple[float, float | None] | None,
-    seconds: float,
-    guidance_scale: float,
-) -> None:
-    """Refuse what cannot be run while nothing has been generated yet."""
+def _check_asked(donor: Any, window: tuple[float, float | None] | None, seconds: float) -> None:
+    """Refuse what would do nothing, while nothing has been generated yet."""
     if donor not in _DONORS:
         raise InputError(f"no donor {donor!r}: there are {', '.join(_DONORS)}.")
     if window is not None and not window[0] < seconds:
         raise InputError(f"window={window} begins after the clip's {seconds:g} s.")
-    if branches_for(texts, guidance_scale) != branches_for(theirs, guidance_scale):
-        raise InputError(
-            "one side has an unconditional half and the other has not, since it has no prompt: "
-            "give both a prompt, or guidance_scale=1."
-        )
-    prefixes = {lens._conditioner.n_prefix(text) for text in (*texts, *theirs)}
-    if len(prefixes) > 1:
-        raise InputError(
-            f"the prompts' prefixes have {sorted(prefixes)} positions, so positions do not align: "
-            f"take prompts with the same number of text tokens (lens.text_tokens shows them)."
-        )
-    layers = [[site.layer for site in sites] for sites in families.values()]
-    if any(part != layers[0] for part in layers):
-        raise SiteError("the sites are in different layers: patch them one at a time.")
 
 
 def _mean(tensor: Tensor, layout: Layout) -> Tensor:
@@ -261,23 +227,22 @@ _DONORS = {"mean": _mean, "steps": _steps, "zero": _zero}
 def _put(
     site: Site,
     cache: "ActivationCache",
-    values: Callable[[Tensor, Layout], Tensor],
-    first: int,
-    n_rows: int,
+    donor: str,
+    rows: range,
     branch: Any,
     window: tuple[float, float | None] | None,
 ) -> Intervention:
     """The intervention that puts the donor's activations into a block of rows."""
     halves = [half for half in cache.branches if site.name in cache.branch(half).cache_dict]
-    known = {half: values(cache.branch(half)[site.name], cache.layout) for half in halves}
+    known = {half: _DONORS[donor](cache.branch(half)[site.name], cache.layout) for half in halves}
 
     def put(tensor: Tensor, coefficient: Any, hook: Hook) -> Tensor:
         theirs, shift = known[hook.branch], cache.layout.n_prefix
         start, stop = max(hook.positions.start, 0), hook.positions.stop
         here = slice(start - hook.positions.start, None)
         for place, row in enumerate(hook.rows):
-            if first <= row < first + n_rows:
-                put_in = theirs[row - first, start + shift : stop + shift]
+            if row in rows:
+                put_in = theirs[row - rows.start, start + shift : stop + shift]
                 tensor[place, here] = put_in.to(tensor)
         return tensor
 
@@ -286,6 +251,6 @@ def _put(
         put,
         branch=branch,
         when=None if window is None else window_of(*window),
-        rows=range(first, first + n_rows),
+        rows=rows,
         label=f"patched at {site.name}",
     )
