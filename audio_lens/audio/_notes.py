@@ -7,22 +7,19 @@ from one 40 ms period by absolute time, as in `synthesis`.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from jaxtyping import Float
 
-from ._voices import VOICES, Voice, voice_period
-from .level import loudness
+from ._track import add, envelope
+from ._voices import VOICES, partials, voice_period
 
 #: Highest partial, as a share of the sample rate.
 TOP_SHARE = 0.475
 #: The grid's fundamental in Hz: every sound repeats at this rate.
 GRID_HZ = 25
 _TABLE = 2**16
-_PIVOT_HZ = 500.0
-_RELEASE_SECONDS = 0.03
-_CEILING = 10 ** (-1 / 20)
 
 
 @dataclass(frozen=True)
@@ -45,23 +42,10 @@ class Sound:
     grid: bool
 
 
-def _partials(
-    voice: Voice, hertz: float, tilt: float, top: float
-) -> tuple[np.ndarray, Float[np.ndarray, " partial"]]:
-    """Harmonic numbers of the partials up to `top` Hz, and their amplitudes."""
-    k = np.arange(1, int(top // hertz) + 1)
-    k = k[np.isin(k, voice.only)] if voice.only else k
-    gains = k**-voice.slope * np.where(k % 2 == 0, voice.odd, 1.0)
-    for centre, gain, width in voice.formants:
-        bump = np.exp(-0.5 * (np.log2(k * hertz / centre) / width) ** 2)
-        gains = gains * (1 + (gain - 1) * bump)
-    return k, gains * (k * hertz / _PIVOT_HZ) ** (tilt / 20 / np.log10(2))
-
-
 @lru_cache(maxsize=32)
 def _cycle(instrument: str, hertz: float, tilt: float, top: float) -> Float[np.ndarray, " phase"]:
     """One cycle of a note at unit RMS; the first sample stands once more at the end."""
-    k, gains = _partials(VOICES[instrument], hertz, tilt, top)
+    k, gains = partials(VOICES[instrument], hertz, tilt, top)
     spectrum = np.zeros(_TABLE // 2 + 1, dtype=complex)
     phases = np.random.default_rng(12).uniform(0, 2 * np.pi, int(k[-1]) + 1)
     spectrum[k] = gains * np.exp(1j * phases[k])
@@ -97,18 +81,6 @@ def tone(sound: Sound, hertz: float, first: int, n: int) -> Float[np.ndarray, " 
     return table[below] + (place - below) * np.diff(table)[below]
 
 
-def envelope(
-    seconds: float, rise: float, decay: float, sample_rate: int
-) -> Float[np.ndarray, " sample"]:
-    """Rise, exponential decay and a release of 30 ms: no step anywhere. Times in seconds."""
-    up, down = max(1, round(rise * sample_rate)), round(_RELEASE_SECONDS * sample_rate)
-    n = max(round(seconds * sample_rate), up) + down
-    curve = np.exp(-np.arange(n) / (decay * sample_rate))
-    curve[:up] *= 0.5 - 0.5 * np.cos(np.pi * np.arange(up) / up)
-    curve[-down:] *= 0.5 + 0.5 * np.cos(np.pi * np.arange(down) / down)
-    return curve
-
-
 def play(notes: Iterable[Note], sound: Sound, n: int) -> Float[np.ndarray, " sample"]:
     """`n` samples of notes in one sound; what lies outside the clip is cut.
 
@@ -118,30 +90,6 @@ def play(notes: Iterable[Note], sound: Sound, n: int) -> Float[np.ndarray, " sam
     track, voice = np.zeros(n), VOICES[sound.instrument]
     for note in notes:
         curve = envelope(note.seconds, voice.rise, voice.decay, sound.sample_rate)
-        add(track, round(note.time * sound.sample_rate), note.gain * curve, note.hertz, sound)
+        start = round(note.time * sound.sample_rate)
+        add(track, start, note.gain * curve, partial(tone, sound, note.hertz))
     return track
-
-
-def add(
-    track: Float[np.ndarray, " sample"],
-    start: int,
-    curve: Float[np.ndarray, " length"],
-    hertz: float,
-    sound: Sound,
-) -> None:
-    """Add one note to the track, in place; `start` in samples, negative before the clip."""
-    first, last = max(start, 0), min(start + len(curve), len(track))
-    if last > first:
-        wave = tone(sound, hertz, first, last - first)
-        track[first:last] += wave * curve[first - start : last - start]
-
-
-def at_level(
-    mix: Float[np.ndarray, " sample"], level: float, sample_rate: int
-) -> Float[np.ndarray, " sample"]:
-    """The mix at a loudness in LUFS, as float32; samples stay below -1 dBFS whatever is asked."""
-    # Brought close first: loudness leaves out what lies below an absolute threshold.
-    mix = mix * (10 ** (level / 20) / np.sqrt(np.mean(mix**2)))
-    gain = 10 ** ((level - loudness(mix, sample_rate)) / 20)
-    peak = float(np.abs(mix).max())
-    return (mix * min(gain, _CEILING / peak)).astype(np.float32)

@@ -1,14 +1,13 @@
 """Tasks over whole pieces of music: a row of factors becomes a piece of `synthesis`."""
 
 from collections.abc import Mapping
-from math import gcd
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.signal import resample_poly
 
 from . import synthesis
+from .waveform import resampled
 
 #: Any template that names neither drums nor a pole: captions are not heard.
 _TEMPLATE = 5
@@ -52,7 +51,6 @@ def render(
     made = synthesis.render(recipe_of(task, row), seconds).astype(float)
     if sample_rate == synthesis.SAMPLE_RATE:
         return made
-    divisor = gcd(sample_rate, synthesis.SAMPLE_RATE)
-    made = resample_poly(made, sample_rate // divisor, synthesis.SAMPLE_RATE // divisor)
+    made = resampled(made, synthesis.SAMPLE_RATE, sample_rate)
     n = round(seconds * sample_rate)
     return np.pad(made[:n], (0, max(0, n - len(made))))

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from . import _pieces, _timing, _tonal
-from ._notes import at_level
 from ._questions import QUESTIONS
+from ._track import at_level
 
 _ROOMS = {"tonal": _tonal.render, "timing": _timing.render, "pieces": _pieces.render}
 
@@ -36,6 +36,8 @@ def render(job: Job) -> Float[np.ndarray, " sample"]:
     play = _ROOMS[QUESTIONS[job.task].room]
     mix = play(job.task, job.row, job.seconds, job.sample_rate, job.grid)
     level = job.row["label"] if job.task == "level" else job.row["level"]
+    # Brought close first: loudness leaves out what lies below an absolute threshold.
+    mix = mix * (10 ** (level / 20) / np.sqrt(np.mean(mix**2)))
     return at_level(mix, level, job.sample_rate)
 
 

@@ -5,12 +5,14 @@ and RMS, which does not, would together tell the tempo.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 from scipy import signal
 
-from ._notes import GRID_HZ, TOP_SHARE, envelope
+from ._notes import GRID_HZ, TOP_SHARE
+from ._track import add, envelope
 from ._voices import periodic_noise
 
 _RISE_SECONDS = 0.003
@@ -116,6 +118,10 @@ def _bed(studio: Studio, n: int, rng: np.random.Generator) -> Float[np.ndarray, 
     return _tones(_BED_TONES, studio, n)
 
 
+def _part(source: Float[np.ndarray, " sample"], first: int, n: int) -> Float[np.ndarray, " part"]:
+    return source[first : first + n]
+
+
 def strike(strokes: list[Stroke], studio: Studio, n: int) -> Float[np.ndarray, " sample"]:
     """`n` samples of strokes over their bed; what lies outside the clip is cut.
 
@@ -130,11 +136,11 @@ def strike(strokes: list[Stroke], studio: Studio, n: int) -> Float[np.ndarray, "
     for stroke in strokes:
         decay = KITS[studio.kit][stroke.role].decay
         curve = stroke.gain * envelope(4 * decay, _RISE_SECONDS, decay, studio.sample_rate)
-        start = round(stroke.time * studio.sample_rate)
-        first, last = max(start, 0), min(start + len(curve), n)
-        if last > first:
-            track[first:last] += (
-                sources[stroke.role][first:last] * curve[first - start : last - start]
-            )
+        add(
+            track,
+            round(stroke.time * studio.sample_rate),
+            curve,
+            partial(_part, sources[stroke.role]),
+        )
     track /= max(float(np.sqrt(np.mean(track**2))), 1e-9)
     return track + 10 ** (_BED_DB / 20) * _bed(studio, n, rng)

@@ -52,16 +52,18 @@ def _phases(n: int) -> Float[np.ndarray, " bin"]:
     return np.random.default_rng(25).uniform(0, 2 * np.pi, n)
 
 
-def _harmonics(voice: Voice, hertz: int) -> tuple[np.ndarray, np.ndarray]:
-    """Harmonic numbers below the top of the band and their amplitudes before tilt."""
-    k = np.arange(1, int(_TOP_HZ // hertz) + 1)
+def partials(
+    voice: Voice, hertz: float, tilt_db: float, top: float
+) -> tuple[np.ndarray, Float[np.ndarray, " partial"]]:
+    """Harmonic numbers up to `top` Hz, and their amplitudes, tilted by `tilt_db` an octave."""
+    k = np.arange(1, int(top // hertz) + 1)
     if voice.only:
         k = k[np.isin(k, voice.only)]
     gains = k**-voice.slope * np.where(k % 2 == 0, voice.odd, 1.0)
     for centre, gain, width in voice.formants:
         bump = np.exp(-0.5 * (np.log2(k * hertz / centre) / width) ** 2)
         gains = gains * (1 + (gain - 1) * bump)
-    return k, gains
+    return k, gains * (k * hertz / _PIVOT_HZ) ** (tilt_db / 20 / np.log10(2))
 
 
 def voice_period(
@@ -74,8 +76,7 @@ def voice_period(
     base = sample_rate // period
     if hertz % base:
         raise ValueError(f"{hertz} Hz is off the grid: expected a multiple of {base} Hz")
-    k, gains = _harmonics(voice, hertz)
-    gains = gains * (k * hertz / _PIVOT_HZ) ** (tilt_db / 20 / np.log10(2))
+    k, gains = partials(voice, hertz, tilt_db, _TOP_HZ)
     spectrum = np.zeros(period // 2 + 1, dtype=complex)
     bins = k * hertz // base
     spectrum[bins] = gains * np.exp(1j * _phases(len(spectrum))[bins])

@@ -1,6 +1,5 @@
 """Audio in whatever form it comes, as samples at the rate that is wanted."""
 
-from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from audio_lens.audio.clip import Clip
+from audio_lens.audio.waveform import resampled
 from audio_lens.errors import InputError
 
 
@@ -63,8 +63,5 @@ def samples_of(
 def _resampled(samples: Tensor, rate: int, wanted: int) -> Tensor:
     if rate == wanted:
         return samples
-    from scipy.signal import resample_poly
-
-    divisor = gcd(rate, wanted)
-    made = resample_poly(samples.numpy(), wanted // divisor, rate // divisor, axis=-1)
+    made = resampled(samples.numpy(), rate, wanted)
     return torch.from_numpy(np.ascontiguousarray(made, dtype=np.float32))

@@ -15,8 +15,8 @@ from jaxtyping import Float
 
 from . import words
 from ._score import PATTERNS, Attack, score
+from ._track import add, at_level, envelope
 from ._voices import NOISES, VOICES, periodic_noise, voice_period
-from .level import loudness
 
 SAMPLE_RATE = 16_000
 #: Samples after which every sound repeats: one period of 25 Hz.
@@ -30,7 +30,6 @@ TILT_RANGE = (-10.0, 3.0)
 LEVEL_RANGE = (-29.0, -23.0)
 #: Loudness of drums against everything tuned, in dB of RMS before the level is set.
 _DRUM_BALANCE_DB = -1.0
-_CEILING = 10 ** (-1 / 20)
 
 
 @dataclass(frozen=True)
@@ -149,29 +148,16 @@ def _noise(name: str) -> Float[np.ndarray, " period"]:
     return periodic_noise(NOISES[name], PERIOD, SAMPLE_RATE)
 
 
-def _envelope(attack: Attack) -> Float[np.ndarray, " sample"]:
-    """Rise of 5 ms, exponential decay, release of 30 ms: no step anywhere."""
-    rise, release = round(attack.rise * SAMPLE_RATE), round(0.03 * SAMPLE_RATE)
-    n = max(round(attack.seconds * SAMPLE_RATE), rise) + release
-    envelope = np.exp(-np.arange(n) / (attack.decay * SAMPLE_RATE))
-    envelope[:rise] *= 0.5 - 0.5 * np.cos(np.pi * np.arange(rise) / rise)
-    envelope[-release:] *= 0.5 + 0.5 * np.cos(np.pi * np.arange(release) / release)
-    return attack.gain * envelope
-
-
 def _place(
     track: Float[np.ndarray, " sample"], attack: Attack, period: Float[np.ndarray, " period"]
 ) -> None:
     """Add one attack to the track, its waveform read off absolute time."""
-    start = round(attack.time * SAMPLE_RATE)
-    envelope = _envelope(attack)
-    first, last = max(start, 0), min(start + len(envelope), len(track))
-    if last <= first:
-        return
-    offset = first % PERIOD
-    turns = (offset + last - first) // PERIOD + 1
-    wave = np.tile(period, turns)[offset : offset + last - first]
-    track[first:last] += wave * envelope[first - start : last - start]
+
+    def sound(first: int, n: int) -> Float[np.ndarray, " sample"]:
+        return np.resize(np.roll(period, -(first % PERIOD)), n)
+
+    curve = attack.gain * envelope(attack.seconds, attack.rise, attack.decay, SAMPLE_RATE)
+    add(track, round(attack.time * SAMPLE_RATE), curve, sound)
 
 
 def _mix(tuned: np.ndarray, drums: np.ndarray) -> Float[np.ndarray, " sample"]:
@@ -204,13 +190,7 @@ def render(recipe: Recipe, seconds: float = 10.0) -> Float[np.ndarray, " sample"
             _place(buses[1], attack, _period("kick", attack.hertz, 0.0))
         else:
             _place(buses[0], attack, _period(attack.voice, attack.hertz, tilt))
-    return _set_level(_mix(*buses), recipe.level)
-
-
-def _set_level(mix: Float[np.ndarray, " sample"], level: float) -> Float[np.ndarray, " sample"]:
-    gain = 10 ** ((level - loudness(mix, SAMPLE_RATE)) / 20)
-    peak = float(np.abs(mix).max())
-    return (mix * min(gain, _CEILING / peak)).astype(np.float32)
+    return at_level(_mix(*buses), recipe.level, SAMPLE_RATE)
 
 
 def _check(recipe: Recipe, seconds: float) -> None:

@@ -5,6 +5,7 @@ Every measure of this package takes `(audio, sample_rate)`: a float array or ten
 returns NaN, never a made-up number.
 """
 
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -83,3 +84,17 @@ def magnitudes(
     length = frames.shape[1]
     window = signal.get_window("hann", length)
     return np.abs(fft.rfft(frames * window, axis=1)), fft.rfftfreq(length, 1 / sample_rate)
+
+
+def resampled(
+    wave: Float[np.ndarray, "*channel sample"], rate: int, wanted: int
+) -> Float[np.ndarray, "*channel made"]:
+    """A waveform at another rate, by a polyphase filter.
+
+    >>> resampled(np.zeros(8), 16000, 32000).shape
+    (16,)
+    """
+    from scipy.signal import resample_poly
+
+    divisor = gcd(rate, wanted)
+    return resample_poly(wave, wanted // divisor, rate // divisor, axis=-1)
