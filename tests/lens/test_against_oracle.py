@@ -13,6 +13,7 @@ import pytest
 import torch
 from oracle import AXES, SCALES, Edit, Oracle, Visit, family, sees_text_only
 from torch import Tensor, nn
+from truth import loud
 
 from audio_lens import AudioLens, Intervention
 from audio_lens.errors import SiteError
@@ -77,12 +78,8 @@ Untouched = dict[tuple[float, bool], tuple[Tensor, Tensor]]
 
 
 def loud_lens() -> AudioLens:
-    """Text as loud as the stream, so that cross-attention has something to choose from."""
-    lens = random_musicgen(n_layers=3, d_model=64, n_heads=4, seed=0)
-    weight = lens.hf_model.enc_to_dec_proj.weight
-    loud = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    weight.data.copy_(loud / weight.shape[1] ** 0.5)
-    return lens
+    """Cross-attention has something to choose from."""
+    return loud(random_musicgen(n_layers=3, d_model=64, n_heads=4, seed=0))
 
 
 @pytest.fixture(scope="module")

@@ -41,3 +41,11 @@ def transformers_codes(lens: AudioLens, prompts: list[str] | None, **settings: o
 def our_codes(lens: AudioLens, prompts: list[str] | None, **settings: object) -> Tensor:
     """The codes of the lens's clips."""
     return torch.stack([c.codes for c in lens.generate(prompts, progress=False, **settings)])
+
+
+def loud(lens: AudioLens) -> AudioLens:
+    """A random model with its text as loud as its stream, so that prompts matter."""
+    weight = lens.hf_model.enc_to_dec_proj.weight
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    weight.data.copy_(noise / weight.shape[1] ** 0.5)
+    return lens

@@ -1,8 +1,8 @@
 """Runs to patch between, on models whose text is as loud as their stream."""
 
 import pytest
-import torch
 from torch import Tensor
+from truth import loud
 
 from audio_lens import AudioLens
 from audio_lens.testing import random_musicgen
@@ -10,14 +10,6 @@ from audio_lens.testing import random_musicgen
 FAMILIES = {"mono": {}, "melody": {"melody": True}}
 CLEAN, CORRUPTED = "a slow organ", "a fast organ"
 FRAMES = 6
-
-
-def loud(lens: AudioLens) -> AudioLens:
-    """Text as loud as the stream, so that prompts matter."""
-    weight = lens.hf_model.enc_to_dec_proj.weight
-    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    weight.data.copy_(noise / weight.shape[1] ** 0.5)
-    return lens
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
