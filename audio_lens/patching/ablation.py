@@ -11,6 +11,7 @@ from audio_lens.lens.rows import as_prompts
 from audio_lens.lens.sites import Site
 from audio_lens.patching.activation import activation_patch
 from audio_lens.patching.donors import recorded
+from audio_lens.patching.grid import BLOCK
 from audio_lens.patching.result import PatchingResult
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def ablate(
             f"{unfit[0]} has no mean or zero that a query may attend by: knock out attn.z, or give "
             f"donor='resample' or a tensor."
         )
-    if site == "block":
+    if site == BLOCK:
         if donor is not None:
             raise InputError("a skipped block takes no donor: leave donor out.")
         site, donor = "resid_post", _entering(lens, prompts, codes, axes, guidance_scale)

@@ -1,8 +1,9 @@
 """Activation patching: put activations of one run into another, cell by cell of a grid."""
 
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import torch
 from jaxtyping import Float
@@ -10,14 +11,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audio_lens.errors import InputError
-from audio_lens.lens.rows import branches_for
 from audio_lens.lens.run import ordinary_tensors
-from audio_lens.patching.experiment import Experiment, Rows, check_score, lay_out, scores
+from audio_lens.patching.budget import Budget, duration
+from audio_lens.patching.experiment import Asked, Experiment, Rows, check_shape, lay_out, scores
 from audio_lens.patching.result import PatchingResult
-from audio_lens.patching.reuse import reusable, run_reusing
+from audio_lens.patching.reuse import reusable, run_reusing, share_run
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
+
+#: A grid that will take longer says so before it starts.
+_LONG_SECONDS = 60
 
 
 def activation_patch(
@@ -25,11 +29,12 @@ def activation_patch(
     *,
     method: Literal["auto", "reuse", "full"] = "auto",
     max_rows: int = 64,
+    max_gib: float | None = None,
     sample: int | None = None,
     seed: int = 0,
     resume: PatchingResult | None = None,
     progress: bool = True,
-    **asked: Any,
+    **asked: Unpack[Asked],
 ) -> PatchingResult:
     """Patch every cell of a grid and score what comes out.
 
@@ -52,19 +57,22 @@ def activation_patch(
         guidance_scale: Of both runs.
         method: `"reuse"` runs only what a patch can change, `"full"` whole forwards; `"auto"`
             takes the first wherever it is exact.
-        max_rows: Rows in flight at once, both halves of a guided run counted: what bounds the
-            memory. A cell's examples always run together.
+        max_rows: Rows in flight at once, both halves of a guided run counted. A cell's examples
+            always run together.
+        max_gib: Memory beside the model, in GiB, that the grid may take; fewer rows run at once
+            where it is tight.
         sample: Run only so many cells, drawn with `seed`; the others stay NaN.
         seed: See `sample`.
         resume: A result that an interrupt left unfinished; its cells are not run again.
-        progress: Show a progress bar.
+        progress: Show a progress bar, and before a long grid how long it will take.
 
     Returns:
-        The metric in every cell. An interrupt returns what was done so far.
+        The metric in every cell. An interrupt returns what was done so far; where the metric is
+        NaN under a patch, the cell stays NaN and a warning names it.
 
     Raises:
-        InputError: runs of different length, a metric of the wrong shape or NaN, a grid that
-            does not fit; before anything is patched. A metric that is NaN under a patch.
+        InputError: runs of different length, a metric of the wrong shape or NaN, a grid or
+            `max_gib` that does not fit; before anything is patched.
         SiteError: sites that cannot be patched or lack an axis.
 
     Example:
@@ -78,17 +86,20 @@ def activation_patch(
         >>> result.values.shape, float(result.recovery[-1].sum().round(decimals=3))
         (torch.Size([2, 9]), 1.0)
     """
+    budget = Budget(max_rows, max_gib)
     with ordinary_tensors():
         experiment = lay_out(lens, **asked)
         values, todo = _begin(experiment, resume, sample, seed)
     chosen = _method(method, experiment)
+    budget.cells(experiment)
+    if progress:
+        _announce(experiment, todo, chosen)
     run = run_reusing if chosen == "reuse" else run_full
     bar = tqdm(total=len(todo), desc=f"patching ({chosen})", disable=not progress)
     try:
         with ordinary_tensors(), torch.no_grad():
-            for place, score in run(experiment, todo, max_rows):
-                where = f"in cell {experiment.grid.labels(place)}"
-                check_score(score, experiment.metric, experiment.n_examples, where)
+            for place, score in run(experiment, todo, budget):
+                check_shape(score, experiment.metric, experiment.n_examples)
                 values[place] = score
                 bar.update()
     except KeyboardInterrupt:
@@ -98,6 +109,8 @@ def activation_patch(
             f"resume=.",
             stacklevel=2,
         )
+    else:
+        _warn_of_nan(experiment, values, todo)
     finally:
         bar.close()
     return experiment.result(values.view(*experiment.grid.shape, -1), method=chosen)
@@ -110,6 +123,31 @@ def _method(method: str, experiment: Experiment) -> str:
     if method == "reuse" and why_not:
         raise InputError(f'method="reuse" is not exact here: {why_not} Use "auto" or "full".')
     return "full" if why_not or method == "full" else "reuse"
+
+
+def _announce(experiment: Experiment, todo: Sequence[int], method: str) -> None:
+    """Say how long a long grid will take; many rows at once make it rather less."""
+    reusing = method == "reuse"
+    shares = sum(share_run(experiment, place) if reusing else 1.0 for place in todo)
+    seconds = experiment.forward_seconds * shares
+    if seconds > _LONG_SECONDS:
+        size = " x ".join(f"{len(along)} {name}" for name, along in experiment.grid.axes.items())
+        tqdm.write(
+            f"{len(todo)} cells to patch ({size}): about {duration(seconds)} or less.",
+            file=sys.stderr,
+        )
+
+
+def _warn_of_nan(
+    experiment: Experiment, values: Float[Tensor, "cell example"], todo: Sequence[int]
+) -> None:
+    nan = [place for place in todo if values[place].isnan().any()]
+    if nan:
+        warnings.warn(
+            f"metric {experiment.metric.name!r} is NaN in {len(nan)} of {len(todo)} cells, first "
+            f"in {experiment.grid.labels(nan[0])}: they stay NaN.",
+            stacklevel=3,
+        )
 
 
 def _begin(
@@ -149,12 +187,11 @@ def _check_same(experiment: Experiment, resume: PatchingResult) -> None:
 
 
 def run_full(
-    experiment: Experiment, todo: Sequence[int], max_rows: int
+    experiment: Experiment, todo: Sequence[int], budget: Budget
 ) -> Iterator[tuple[int, Tensor]]:
     """Each cell as a block of rows of whole forwards; yields its number and score."""
     base, lens = experiment.base, experiment.lens
-    n_branches = len(branches_for(base.prompts, experiment.guidance_scale))
-    at_once = max(1, max_rows // (experiment.n_examples * n_branches))
+    at_once = budget.cells(experiment)
     if lens._engine.active:  # what others do to row 0 means the first example, not the first cell
         at_once = 1
     for start in range(0, len(todo), at_once):

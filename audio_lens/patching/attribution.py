@@ -9,7 +9,7 @@ gradients on the way from one run to the other it is integrated (Hanna et al. 20
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from audio_lens.lens.engine import Registration
 from audio_lens.lens.recording import Recording
 from audio_lens.lens.run import Hook, ordinary_tensors
 from audio_lens.patching.donors import Values, recorded
-from audio_lens.patching.experiment import Experiment, check_score, lay_out
+from audio_lens.patching.experiment import Asked, Experiment, check_score, lay_out
 from audio_lens.patching.grid import Cell
 from audio_lens.patching.result import PatchingResult
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
 
 
-def attribution_patch(lens: "AudioLens", *, steps: int = 1, **asked: Any) -> PatchingResult:
+def attribution_patch(
+    lens: "AudioLens", *, steps: int = 1, **asked: Unpack[Asked]
+) -> PatchingResult:
     """Estimate every cell of a grid from gradients: two forwards and a backward for all of them.
 
     Args:

@@ -1,8 +1,10 @@
 """A patching experiment laid out and checked, before any patch is run."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +27,22 @@ if TYPE_CHECKING:
 
 Side = tuple[Any, Any]
 """`(prompts, codes)`."""
+
+
+class Asked(TypedDict, total=False):
+    """What every kind of patching is told; `activation_patch` says what each means."""
+
+    clean: Required[Side]
+    corrupted: Required[Side]
+    metric: Required[Any]
+    site: str | Sequence[str]
+    axes: Sequence[str]
+    into: Literal["corrupted", "clean"]
+    donor: Any
+    layers: int | Iterable[int] | None
+    positions: Positions
+    branch: Literal["cond", "uncond", "both"]
+    guidance_scale: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +71,8 @@ class Experiment:
     """Positions in front of the music."""
     asked: Mapping[str, Any]
     """For the provenance."""
+    forward_seconds: float
+    """What a forward of one run took."""
 
     @property
     def base(self) -> Rows:
@@ -131,9 +151,9 @@ class Experiment:
 def lay_out(
     lens: "AudioLens",
     *,
-    clean: Side,
-    corrupted: Side,
-    metric: Any,
+    clean: Any = None,
+    corrupted: Any = None,
+    metric: Any = None,
     site: str | Sequence[str] = "resid_post",
     axes: Sequence[str] = ("layer", "pos"),
     into: Literal["corrupted", "clean"] = "corrupted",
@@ -143,11 +163,13 @@ def lay_out(
     branch: Literal["cond", "uncond", "both"] = "both",
     guidance_scale: float = 1.0,
     score_base: bool = True,
+    **unknown: Any,
 ) -> Experiment:
     """The experiment that is meant; see `activation_patch`, which has the arguments.
 
     score_base: whether the baseline of the run that is patched is wanted already.
     """
+    _check_names(unknown)
     metric = as_metric(metric)
     if into not in ("clean", "corrupted"):
         raise InputError(f'into must be "corrupted" or "clean", got {into!r}.')
@@ -173,7 +195,9 @@ def lay_out(
     _check_tokens(lens, sites, (*base.prompts, *other.prompts))
     _check_reach(lens, sites, metric)
     check_halves(base.prompts, other.prompts, guidance_scale)
+    began = time.perf_counter()
     theirs, logits = recorded(lens, list(other.prompts), other.tokens, sites, guidance_scale)
+    took = time.perf_counter() - began
     put_in = donor_values(lens, donor, theirs, other.tokens, sites, guidance_scale)
     baselines = {}
     for name, run in runs.items():
@@ -183,8 +207,19 @@ def lay_out(
     names = [site] if isinstance(site, str) else list(site)
     asked = {"site": names, "branch": branch}
     return Experiment(
-        lens, runs, into, grid, put_in, metric, baselines, guidance_scale, n_prefix, asked
+        lens, runs, into, grid, put_in, metric, baselines, guidance_scale, n_prefix, asked, took
     )
+
+
+def _check_names(unknown: Mapping[str, Any]) -> None:
+    for name in unknown:
+        near = get_close_matches(name, Asked.__annotations__, n=1)
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"it takes {', '.join(Asked.__annotations__)}."
+        )
+        raise InputError(f"patching takes no argument {name!r}: {hint}")
 
 
 def _aligned(lens: "AudioLens", sides: Mapping[str, Any]) -> dict[str, Rows]:
@@ -293,14 +328,19 @@ def _baseline(
 
 
 def check_score(score: Any, metric: Metric, n_rows: int, where: str) -> None:
+    """Raise unless a metric gave one number per row, none of them NaN."""
+    check_shape(score, metric, n_rows)
+    if score.isnan().any():
+        raise InputError(f"metric {metric.name!r} is NaN {where}.")
+
+
+def check_shape(score: Any, metric: Metric, n_rows: int) -> None:
     """Raise unless a metric gave one number per row."""
     if not isinstance(score, Tensor) or score.shape != (n_rows,):
         shape = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
         raise InputError(
             f"metric {metric.name!r} must give one number per row, [{n_rows}], got {shape}."
         )
-    if score.isnan().any():
-        raise InputError(f"metric {metric.name!r} is NaN {where}.")
 
 
 def scores(

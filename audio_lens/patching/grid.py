@@ -24,6 +24,10 @@ _TENSOR_AXES = {
     "text_token": ("token",),
 }
 
+#: What stands for a whole block in place of a site.
+BLOCK = "block"
+_WRITERS = ("attn_out", "cross_attn_out", "mlp_out")
+
 Groups = Mapping[str, range]
 """Ranges of positions by label, in order."""
 Positions = int | Groups | Callable[["AudioLens", int], Groups] | None
@@ -263,6 +267,11 @@ def _options(
         return {str(layer): layer for layer in common_layers(families)}
     sizes = {"head": lens.cfg.n_heads, "codebook": lens.cfg.n_codebooks, "text_token": n_tokens}
     return {str(n): (n,) for n in range(sizes[axis])}
+
+
+def writers(lens: "AudioLens") -> list[str]:
+    """Shorthands of the sites at which a block adds to the stream."""
+    return [name for name in _WRITERS if name in lens.sites.shorthands]
 
 
 def common_layers(families: Mapping[str, Sequence[Site]]) -> list[int]:

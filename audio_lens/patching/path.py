@@ -22,14 +22,13 @@ from audio_lens.lens.run import Hook
 from audio_lens.lens.sites import Site
 from audio_lens.patching.donors import Values, recorded
 from audio_lens.patching.experiment import Experiment, check_score, lay_out, scores
-from audio_lens.patching.grid import Cell
+from audio_lens.patching.grid import Cell, writers
 from audio_lens.patching.result import PatchingResult
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
 
-_WRITERS = ("attn_out", "cross_attn_out", "mlp_out")
-SENDERS = ("attn.z", "attn.result", "cross_attn.z", "cross_attn.result", *_WRITERS)
+_BY_HEAD = ("attn.z", "attn.result", "cross_attn.z", "cross_attn.result")
 
 
 @dataclass(frozen=True)
@@ -83,24 +82,26 @@ def path_patch(
         >>> result.direct.values.shape == result.total.values.shape
         True
     """
+    if "site" in asked:
+        raise InputError("path_patch patches senders: give sender= in place of site=.")
     for name in (sender,) if isinstance(sender, str) else sender:
-        if name not in SENDERS:
-            raise SiteError(f"{name!r} does not write to the stream: take one of {SENDERS}.")
+        if name not in (senders := (*_BY_HEAD, *writers(lens))):
+            raise SiteError(f"{name!r} does not write to the stream: take one of {senders}.")
     experiment = lay_out(lens, site=sender, axes=axes, **asked)
     if any(len({site.layer for site in cell.sites}) > 1 for cell in experiment.grid.cells):
         raise InputError(
             'a path has its sender in one layer: put "layer" into axes, or say layers= one layer.'
         )
     ends = _receivers(lens, receivers, receiver_head)
-    writers = lens.sites.resolve([name for name in _WRITERS if name in lens.sites.shorthands])
+    added = lens.sites.resolve(writers(lens))
     base = experiment.base
-    watched = tuple(dict.fromkeys([*writers, *ends]))
+    watched = tuple(dict.fromkeys([*added, *ends]))
     frozen, _ = recorded(lens, list(base.prompts), base.tokens, watched, experiment.guidance_scale)
     found: dict[str, list[Tensor]] = {"direct": [], "total": []}
     cells = tqdm(experiment.grid.cells, desc="paths", disable=not progress)
     with torch.no_grad():
         for cell in cells:
-            found["direct"].append(_direct(experiment, cell, ends, receiver_head, writers, frozen))
+            found["direct"].append(_direct(experiment, cell, ends, receiver_head, added, frozen))
             found["total"].append(_scored(experiment, experiment.patches({0: cell})))
     results = {
         kind: experiment.result(
@@ -140,13 +141,13 @@ def _direct(
     cell: Cell,
     ends: Sequence[Site],
     head: int | None,
-    writers: Sequence[Site],
+    added: Sequence[Site],
     frozen: Values,
 ) -> Tensor:
     """The score with the receivers as they are when only the sender changes."""
     lens, base = experiment.lens, experiment.base
     first = min(site.rank for site in cell.sites)
-    others = [site for site in writers if site.rank > first and site not in ends]
+    others = [site for site in added if site.rank > first and site not in ends]
     still = [site for site in others if not _carries(site, cell)]
     recording = Recording(tuple(ends), None)
     registrations = [*experiment.patches({0: cell}), *_put(still, frozen)]

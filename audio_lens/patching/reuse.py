@@ -16,6 +16,7 @@ from audio_lens.lens.decode import guide
 from audio_lens.patching.grid import Cell
 
 if TYPE_CHECKING:
+    from audio_lens.patching.budget import Budget
     from audio_lens.patching.experiment import Experiment
 
 _ALONG_TIME = ("pos", "audio_pos", "query")
@@ -37,7 +38,7 @@ def reusable(experiment: "Experiment") -> str:
 
 
 def run_reusing(
-    experiment: "Experiment", todo: Sequence[int], max_rows: int
+    experiment: "Experiment", todo: Sequence[int], budget: "Budget"
 ) -> Iterator[tuple[int, Tensor]]:
     """Cells in staircases; yields each one's number and score."""
     kept = keep(
@@ -46,17 +47,29 @@ def run_reusing(
         experiment.base.tokens,
         experiment.guidance_scale,
     )
-    at_once = max(1, max_rows // (experiment.n_examples * len(kept.branches)))
     by_start: dict[int, list[int]] = {}
     for place in todo:
-        position = experiment.grid.cells[place].first_position
-        start = 0 if position is None else position + experiment.n_prefix
-        by_start.setdefault(start, []).append(place)
+        by_start.setdefault(_start(experiment, place), []).append(place)
     for start, places in by_start.items():
+        at_once = budget.cells(experiment, start)
         places.sort(key=lambda place: _entry(experiment.grid.cells[place]))
         for first in range(0, len(places), at_once):
             part = places[first : first + at_once]
             yield from zip(part, _staircase(experiment, kept, start, part), strict=True)
+
+
+def share_run(experiment: "Experiment", place: int) -> float:
+    """How much of a whole forward a cell runs."""
+    n_layers, length = experiment.lens.cfg.n_layers, experiment.base.tokens.shape[-1]
+    length += experiment.n_prefix
+    layers = 1 - _entry(experiment.grid.cells[place]) / n_layers
+    return layers * (1 - _start(experiment, place) / length)
+
+
+def _start(experiment: "Experiment", place: int) -> int:
+    """The first place of the decoder's axis that a cell changes."""
+    position = experiment.grid.cells[place].first_position
+    return 0 if position is None else position + experiment.n_prefix
 
 
 def _entry(cell: Cell) -> int:

@@ -21,12 +21,11 @@ from audio_lens.audio.timbre import spectral_centroid
 from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.intervention import Intervention
 from audio_lens.lens.intervention import window as window_of
-from audio_lens.lens.layout import Layout
 from audio_lens.lens.rows import as_prompts
 from audio_lens.lens.run import Hook
 from audio_lens.lens.sites import Site
 from audio_lens.patching.experiment import check_halves, common_prefix
-from audio_lens.patching.grid import common_layers, writable
+from audio_lens.patching.grid import BLOCK, common_layers, writable, writers
 from audio_lens.patching.result import PatchingResult, versions
 
 if TYPE_CHECKING:
@@ -66,9 +65,9 @@ EARS: Mapping[str, Ear] = {
 def sound_patch(
     lens: "AudioLens",
     *,
-    clean: Any,
     corrupted: Any,
     ear: str | Ear | Callable[["Clip"], float],
+    clean: Any = None,
     site: str | Sequence[str] = "resid_post",
     layers: int | Iterable[int] | None = None,
     donor: Literal["mean", "steps", "zero"] = "mean",
@@ -84,10 +83,12 @@ def sound_patch(
 
     Args:
         lens: The model.
-        clean: Prompts whose activations are put in, one per corrupted prompt or one for all.
         corrupted: Prompts that generate.
         ear: `"tempo"`, `"timbre"`, `"level"`, or your own `fn(clip) -> float`.
-        site: A shorthand with a `pos` axis and layers, or several.
+        clean: Prompts whose activations are put in, one per corrupted prompt or one for all. A
+            knock-out needs none.
+        site: A shorthand with a `pos` axis and layers, or several; `"block"` with `donor="zero"`
+            skips whole blocks: nothing that they add enters the stream.
         layers: Only these.
         donor: What is put in: the clean clip's `"mean"` over its positions, its activations step
             by step (`"steps"`), or `"zero"`: a knock-out.
@@ -113,16 +114,16 @@ def sound_patch(
         >>> dict(result.axes)
         {'layer': ('0', '1')}
     """
-    texts = as_prompts(corrupted)
-    theirs = as_prompts(clean, len(texts))
     listener = _as_ear(ear)
     names = (site,) if isinstance(site, str) else tuple(site)
+    _check_asked(clean, donor, names, window, seconds)
+    texts = as_prompts(corrupted)
+    theirs = texts if clean is None else as_prompts(clean, len(texts))
     layers = layers if layers is None or isinstance(layers, int) else tuple(layers)
     families = {name: _patchable(lens, name, layers, branch) for name in names}
-    in_layers = common_layers(families)
+    in_layers = common_layers({name: [each[0] for each in f] for name, f in families.items()})
     common_prefix(lens, [*texts, *theirs])
     check_halves(texts, theirs, guidance_scale)
-    _check_asked(donor, window, seconds)
     seeds = [int(seed) for seed in seeds]
     rows = [(n, seed) for n in range(len(texts)) for seed in seeds]
     if not rows:
@@ -131,19 +132,24 @@ def sound_patch(
         "seconds": seconds, "guidance_scale": guidance_scale, "progress": False,
         "seed": [seed for _, seed in rows],
     }  # fmt: skip
-    sites = [s for family in families.values() for s in family]
+    cells = [cell for family in families.values() for cell in family]
     twins = lens.generate([texts[n] for n, _ in rows], **making)
-    source, cache = lens.generate([theirs[n] for n, _ in rows], names_filter=sites, **making)
-    heard = torch.full((len(sites), len(rows)), float("nan"))
+    sources, put_in = twins, _DONORS["zero"](None)
+    if clean is not None:
+        sites = [each for cell in cells for each in cell]
+        sources, cache = lens.generate([theirs[n] for n, _ in rows], names_filter=sites, **making)
+        put_in = _DONORS[donor](cache)
+    heard = torch.full((len(cells), len(rows)), float("nan"))
     at_once = max(1, rows_at_once // len(rows))
-    for start in tqdm(range(0, len(sites), at_once), desc="hearing patches", disable=not progress):
-        part = sites[start : start + at_once]
+    for start in tqdm(range(0, len(cells), at_once), desc="hearing patches", disable=not progress):
+        part = cells[start : start + at_once]
         making["seed"] = [seed for _, seed in rows] * len(part)
         with ExitStack() as stack:
-            for block, each in enumerate(part):
-                first = block * len(rows)
-                put_in = _put(each, cache, donor, range(first, first + len(rows)), branch, window)
-                stack.enter_context(lens.intervene(put_in))
+            for block, cell in enumerate(part):
+                block_rows = range(block * len(rows), (block + 1) * len(rows))
+                for each in cell:
+                    patch = _patch(each, put_in, block_rows, branch, window)
+                    stack.enter_context(lens.intervene(patch))
             clips = lens.generate([texts[n] for n, _ in rows] * len(part), **making)
         for place, clip in enumerate(clips):
             heard[start + place // len(rows), place % len(rows)] = listener(clip)
@@ -153,7 +159,7 @@ def sound_patch(
     return PatchingResult(
         per_example=heard.view(*map(len, axes.values()), len(rows)),
         axes=axes,
-        clean=torch.tensor([listener(clip) for clip in source]),
+        clean=torch.tensor([listener(clip) for clip in sources]),
         corrupted=torch.tensor([listener(clip) for clip in twins]),
         provenance={
             "model": lens.cfg.model_name,
@@ -189,61 +195,85 @@ def _as_ear(ear: Any) -> Ear:
 
 def _patchable(
     lens: "AudioLens", name: str, layers: int | Iterable[int] | None, branch: str
-) -> tuple[Site, ...]:
-    sites = writable(lens, name, layers, branch)
-    for site in sites:
+) -> list[tuple[Site, ...]]:
+    """What each cell patches: the site in a layer, or all that a block adds to the stream."""
+    names = writers(lens) if name == BLOCK else [name]
+    families = [writable(lens, each, layers, branch) for each in names]
+    for site in families[0]:
         if site.layer is None or "pos" not in site.axes:
             raise SiteError(
                 f"{site.name} cannot be patched while generating: take a writable site with layers "
                 f"and a 'pos' axis, such as 'resid_post' or 'attn.z'."
             )
-    return sites
+    return list(zip(*families, strict=True))
 
 
-def _check_asked(donor: Any, window: tuple[float, float | None] | None, seconds: float) -> None:
+def _check_asked(
+    clean: Any,
+    donor: Any,
+    names: Sequence[str],
+    window: tuple[float, float | None] | None,
+    seconds: float,
+) -> None:
     """Refuse what would do nothing, while nothing has been generated yet."""
     if donor not in _DONORS:
         raise InputError(f"no donor {donor!r}: there are {', '.join(_DONORS)}.")
+    if clean is None and donor != "zero":
+        raise InputError(f"donor={donor!r} is of the clean prompts: give clean=.")
+    if BLOCK in names and donor != "zero":
+        raise InputError('a whole block can only be skipped: give donor="zero", or a site.')
     if window is not None and not window[0] < seconds:
         raise InputError(f"window={window} begins after the clip's {seconds:g} s.")
 
 
-def _mean(tensor: Tensor, layout: Layout) -> Tensor:
+PutIn = Callable[[Hook, int, slice], Tensor | float]
+"""What an example (by its number) gets at a hook, at a span of the music's positions."""
+
+
+def _zero(cache: "ActivationCache | None") -> PutIn:
+    return lambda hook, example, span: 0.0
+
+
+def _steps(cache: "ActivationCache") -> PutIn:
+    def put_in(hook: Hook, example: int, span: slice) -> Tensor:
+        tensor = cache.branch(hook.branch)[hook.name]
+        return tensor[example, cache.layout.audio][span]
+
+    return put_in
+
+
+def _mean(cache: "ActivationCache") -> PutIn:
     """The mean over positions of the music, everywhere."""
-    return tensor[:, layout.audio].mean(1, keepdim=True).expand_as(tensor)
+    means: dict[tuple[str, str], Tensor] = {}
+
+    def put_in(hook: Hook, example: int, span: slice) -> Tensor:
+        key = hook.branch, hook.name
+        if key not in means:
+            means[key] = cache.branch(hook.branch)[hook.name][:, cache.layout.audio].mean(1)
+        return means[key][example]
+
+    return put_in
 
 
-def _steps(tensor: Tensor, layout: Layout) -> Tensor:
-    return tensor
+_DONORS: Mapping[str, Callable[[Any], PutIn]] = {"mean": _mean, "steps": _steps, "zero": _zero}
 
 
-def _zero(tensor: Tensor, layout: Layout) -> Tensor:
-    return torch.zeros_like(tensor)
-
-
-_DONORS = {"mean": _mean, "steps": _steps, "zero": _zero}
-
-
-def _put(
+def _patch(
     site: Site,
-    cache: "ActivationCache",
-    donor: str,
+    put_in: PutIn,
     rows: range,
     branch: Any,
     window: tuple[float, float | None] | None,
 ) -> Intervention:
     """The intervention that puts the donor's activations into a block of rows."""
-    halves = [half for half in cache.branches if site.name in cache.branch(half).cache_dict]
-    known = {half: _DONORS[donor](cache.branch(half)[site.name], cache.layout) for half in halves}
 
     def put(tensor: Tensor, coefficient: Any, hook: Hook) -> Tensor:
-        theirs, shift = known[hook.branch], cache.layout.n_prefix
         start, stop = max(hook.positions.start, 0), hook.positions.stop
         here = slice(start - hook.positions.start, None)
         for place, row in enumerate(hook.rows):
             if row in rows:
-                put_in = theirs[row - rows.start, start + shift : stop + shift]
-                tensor[place, here] = put_in.to(tensor)
+                value = put_in(hook, row - rows.start, slice(start, stop))
+                tensor[place, here] = value if isinstance(value, float) else value.to(tensor)
         return tensor
 
     return Intervention(

@@ -7,14 +7,18 @@ from truth import loud
 from audio_lens import AudioLens
 from audio_lens.testing import random_musicgen
 
-FAMILIES = {"mono": {}, "melody": {"melody": True}}
+FAMILIES = {
+    "mono": {},
+    "stereo": {"audio_channels": 2, "n_codebooks": 8},
+    "melody": {"melody": True},
+}
 CLEAN, CORRUPTED = "a slow organ", "a fast organ"
 FRAMES = 6
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=["mono", "melody"])
 def model(request: pytest.FixtureRequest) -> AudioLens:
-    """Of each family."""
+    """Of either kind; tests that name stereo get that too."""
     return loud(
         random_musicgen(n_layers=3, d_model=64, n_heads=4, seed=0, **FAMILIES[request.param])
     )

@@ -13,7 +13,10 @@ from audio_lens import (
     metrics,
 )
 from audio_lens.errors import InputError, SiteError
+from audio_lens.lens import blocks
 from audio_lens.patching import activation
+from audio_lens.patching.budget import _fixed_bytes, _row_bytes
+from audio_lens.patching.experiment import lay_out
 
 
 def test_the_branch_axis_holds_the_halves_apart(mono) -> None:
@@ -241,6 +244,65 @@ def test_a_sample_of_cells_and_going_on_after_an_interrupt(mono, monkeypatch) ->
     assert (~again.values.isnan()).sum() == 5
 
 
+def test_a_cell_without_a_value_stays_missing_and_the_grid_goes_on(mono, as_users_see_it) -> None:
+    codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
+    whole, calls = metrics.logprob(codes[0]), []
+
+    def fails_once(logits):
+        calls.append(len(calls))
+        return whole(logits) * (float("nan") if calls[-1] == 6 else 1)
+
+    asked = {
+        "clean": ("a slow organ", codes[0]),
+        "corrupted": ("a fast organ", codes[1]),
+        "progress": False,
+    }
+    with pytest.warns(UserWarning, match=r"is NaN in 1 of 27 cells, first in \{'layer': '1'"):
+        result = activation_patch(mono, metric=fails_once, **asked)
+    known = ~result.values.isnan()
+    assert known.sum() == 26
+    wanted = activation_patch(mono, metric=whole, **asked)
+    assert torch.equal(result.values[known], wanted.values[known])
+
+
+def test_fewer_rows_run_at_once_within_a_bound_on_memory(mono, monkeypatch) -> None:
+    codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
+    asked = {
+        "clean": ("a slow organ", codes[0]),
+        "corrupted": ("a fast organ", codes[1]),
+        "metric": metrics.logprob(codes[0]),
+        "progress": False,
+    }
+    whole = activation_patch(mono, **asked)
+    rows = []
+    joins = blocks.Tail.join
+
+    def counted(tail, layer, which):
+        stream = joins(tail, layer, which)
+        rows.append(tail.n_rows)
+        return stream
+
+    monkeypatch.setattr(blocks.Tail, "join", counted)
+    experiment = lay_out(mono, **{k: v for k, v in asked.items() if k != "progress"})
+    two_rows = (_fixed_bytes(experiment) + 2.5 * _row_bytes(experiment, 0)) / 2**30
+    tight = activation_patch(mono, max_gib=two_rows, **asked)
+    assert torch.allclose(tight.values, whole.values, atol=1e-6)
+    assert rows[:3] == [1, 2, 1]  # three layers at position 0: two together, then one
+    assert max(rows) == 3  # later positions are shorter, so more fit
+
+
+def test_a_long_grid_says_how_long_before_it_starts(mono, capsys, monkeypatch) -> None:
+    codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
+    monkeypatch.setattr(activation, "_LONG_SECONDS", 0)
+    activation_patch(
+        mono,
+        clean=("a slow organ", codes[0]),
+        corrupted=("a fast organ", codes[1]),
+        metric=metrics.logprob(codes[0]),
+    )
+    assert "27 cells to patch (3 layer x 9 pos): about" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
@@ -284,6 +346,11 @@ def test_a_sample_of_cells_and_going_on_after_an_interrupt(mono, monkeypatch) ->
             "acts after what the metric reads",
         ),
         ({"method": "quick"}, InputError, 'method must be "auto"'),
+        ({"sites": "mlp_out"}, InputError, "no argument 'sites': did you mean 'site'"),
+        ({"colour": 3}, InputError, "no argument 'colour': it takes clean, corrupted"),
+        ({"max_rows": 0}, InputError, "max_rows=0"),
+        ({"max_gib": 0}, InputError, "max_gib=0"),
+        ({"max_gib": 1e-6}, InputError, "max_gib=1e-06 is too little: what is kept takes"),
         ({"method": "reuse", "site": "hook_embed", "axes": ("pos",)}, InputError, "not exact here"),
     ],
 )

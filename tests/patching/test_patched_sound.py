@@ -91,6 +91,36 @@ def test_several_sites_and_own_names(mono) -> None:
     assert result.per_example.shape == (2, 2, 2)
 
 
+def test_a_block_that_is_skipped_adds_nothing(model) -> None:
+    heard = []
+    result = sound_patch(
+        model,
+        corrupted="a fast organ",
+        ear=by_ear(heard),
+        site="block",
+        donor="zero",
+        branch="both",
+        seeds=(3,),
+        **MAKING,
+    )
+    assert dict(result.axes) == {"layer": ("0", "1", "2")}
+    assert torch.equal(result.clean, result.corrupted)  # a knock-out has no second run
+    entered = {}
+
+    def remember(tensor, *, hook):
+        entered[hook.branch] = tensor.clone()
+
+    def leave_as_entered(tensor, *, hook):
+        start = max(hook.positions.start, 0) - hook.positions.start
+        tensor[:, start:] = entered[hook.branch][:, start:]
+
+    hooks = [("blocks.1.hook_resid_pre", remember), ("blocks.1.hook_resid_post", leave_as_entered)]
+    with model.hooks(hooks, branch="both"):
+        (wanted,) = model.generate("a fast organ", seed=3, **MAKING)
+    skipped = next(clip for clip in heard if "blocks.1" in str(clip.interventions))
+    assert torch.equal(skipped.codes, wanted.codes)
+
+
 def test_where_nothing_is_heard_the_value_is_missing(mono) -> None:
     result = sound_patch(
         mono,
@@ -114,7 +144,8 @@ def test_where_nothing_is_heard_the_value_is_missing(mono) -> None:
         ({"donor": "noise"}, InputError, "no donor 'noise'"),
         ({"seeds": ()}, InputError, "seeds are empty"),
         ({"window": (5, 6)}, InputError, "begins after the clip"),
-        ({"clean": None}, InputError, "no prompt"),
+        ({"clean": None}, InputError, "donor='mean' is of the clean prompts"),
+        ({"site": "block"}, InputError, 'give donor="zero"'),
         ({"site": "*attn_out"}, SiteError, "several kinds"),
         (
             {"site": ["blocks.0.hook_mlp_out", "blocks.2.hook_mlp_out"]},

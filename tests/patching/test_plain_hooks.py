@@ -17,7 +17,7 @@ def hooked(site: str) -> str:
     return f"{inside}{'.' if inside else ''}hook_{last}"
 
 
-AXES_OF = {"mono": AXES, "melody": MELODY_AXES}
+AXES_OF = {"mono": AXES, "stereo": AXES, "melody": MELODY_AXES}
 IN_BLOCKS = [
     (kind, name.removeprefix("blocks.{i}.").replace("hook_", ""))
     for kind, table in AXES_OF.items()
