@@ -1,8 +1,11 @@
 """`python -m benchmarks patching`: a grid of patches against TransformerLens's loop."""
 
+import gc
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from transformer_lens import patching as theirs
@@ -42,17 +45,18 @@ def clock(work) -> tuple[float, object]:
     return time.perf_counter() - start, made
 
 
-def at_the_shape_of_small() -> None:
-    """The whole grid by ours; theirs on cells drawn evenly, scaled up to the grid."""
-    lens = random_musicgen("small")
-    codes, others = (lens.random_codes(frames=FRAMES, seed=seed) for seed in (0, 1))
+def grid(
+    name: str, lens: AudioLens, *, batch: int, positions: range, sample: int, target: str
+) -> None:
+    """All layers at some positions by ours; theirs on cells drawn evenly, scaled up to the grid."""
+    codes, others = (lens.random_codes(frames=FRAMES, batch=batch, seed=seed) for seed in (0, 1))
     metric = metrics.logprob(codes)
-    n_cells = lens.cfg.n_layers * (FRAMES + 3)
     asked = {"clean": (CLEAN, codes), "corrupted": (CORRUPTED, others), "metric": metric}
+    n_cells = lens.cfg.n_layers * len(positions)
     with text_encoded_once(lens), torch.no_grad():
-        bound = lens.bind(CORRUPTED)
+        bound = lens.bind([CORRUPTED] * batch)
         tokens = bound.to_tokens(others)
-        _, clean = lens.run_with_cache(CLEAN, codes, names_filter="resid_post")
+        _, clean = lens.run_with_cache([CLEAN] * batch, codes, names_filter="resid_post")
         bound(tokens)
         forward, _ = clock(lambda: bound(tokens))
 
@@ -62,29 +66,78 @@ def at_the_shape_of_small() -> None:
 
         import pandas
 
-        every = torch.linspace(0, n_cells - 1, SAMPLE).long().tolist()
+        every = torch.linspace(0, n_cells - 1, sample).long().tolist()
         cells = pandas.DataFrame(
-            {"layer": [n // 64 for n in every], "pos": [n % 64 for n in every]}
+            {
+                "layer": [n // len(positions) for n in every],
+                "pos": [positions[n % len(positions)] for n in every],
+            }
         )
         naive, sampled = clock(
             lambda: theirs.generic_activation_patch(
-                bound, tokens, clean, lambda logits: metric(logits)[0], put, "resid_post",
+                bound, tokens, clean, lambda logits: metric(logits).mean(), put, "resid_post",
                 index_df=cells,
             )
         )  # fmt: skip
-    ours, result = clock(lambda: activation_patch(lens, **asked, max_rows=24, progress=False))
+    spans = {str(position): range(position, position + 1) for position in positions}
+    ours, result = clock(
+        lambda: activation_patch(lens, **asked, positions=spans, max_rows=24, progress=False)
+    )
     drawn = result.values.flatten()[every]
     apart, span = (drawn - sampled).abs().max(), drawn.max() - drawn.min()
-    naive *= n_cells / SAMPLE
+    naive *= n_cells / sample
     print(
-        f"{'small: 24 x 64 cells, their loop over ours':<58}{naive / ours:>7.2f}  target 5     "
-        f"({naive:.0f} s from {SAMPLE} cells against {ours:.0f} s; values within {apart:.1e} "
+        f"{name + ', their loop over ours':<58}{naive / ours:>7.2f}  {target:<12} "
+        f"({naive:.0f} s from {sample} cells against {ours:.0f} s; values within {apart:.1e} "
         f"of theirs, over a span of {span:.1e})",
         flush=True,
     )
-    gradients, _ = clock(lambda: attribution_patch(lens, **asked))
+    if batch > 1:
+        return
+    gradients, _ = clock(lambda: attribution_patch(lens, **asked, positions=spans))
     print(
-        f"{'small: attribution of the same grid, in forwards':<58}{gradients / forward:>7.2f}  "
-        f"target 6     ({gradients:.1f} s against {forward:.2f} s)",
+        f"{name + ', attribution in forwards':<58}{gradients / forward:>7.2f}  "
+        f"{target and 'target 6':<12} ({gradients:.1f} s against {forward:.2f} s)",
         flush=True,
     )
+
+
+def peak_memory(lens: AudioLens) -> None:
+    """What a grid with long rows takes beside the model, against the bound it was given."""
+    frames, bound = 253, 1.0
+    codes, others = (lens.random_codes(frames=frames, seed=seed) for seed in (0, 1))
+    asked = {"clean": (CLEAN, codes), "corrupted": (CORRUPTED, others), "max_gib": bound}
+    lens(CORRUPTED, others)
+    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    if not reset.is_file():
+        print(f"{'small: peak memory of a grid':<58}not measured on this system", flush=True)
+        return
+    gc.collect()
+    reset.write_text("5")  # the peak starts anew from what is there now
+
+    def gib(name: str) -> float:
+        return int(re.search(rf"{name}:\s+(\d+) kB", status.read_text())[1]) / 2**20
+
+    before = gib("VmRSS")
+    spans = {str(position): range(position, position + 1) for position in (0, 128)}
+    activation_patch(
+        lens, **asked, metric=metrics.logprob(codes), positions=spans, max_rows=1000,
+        progress=False,
+    )  # fmt: skip
+    peak = gib("VmHWM") - before
+    print(
+        f"{'small: 24 x 2 cells of 256 positions, memory over its bound':<58}{peak / bound:>7.2f}  "
+        f"target 1.1   ({peak:.2f} GiB of {bound:.2f})",
+        flush=True,
+    )
+
+
+def at_the_shape_of_small() -> None:
+    lens = random_musicgen("small")
+    grid("small: 24 x 64 cells", lens, batch=1, positions=range(64), sample=48, target="target 5")
+    few = {"positions": range(0, 64, 16), "sample": 8, "target": ""}
+    grid("small: 24 x 4 cells", lens, batch=1, **few)
+    grid("small: 24 x 4 cells, batch of 8", lens, batch=8, **few)
+    peak_memory(lens)
+    half = lens.to(torch.bfloat16)
+    grid("small: 24 x 4 cells, bfloat16", half, batch=1, **few)

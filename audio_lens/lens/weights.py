@@ -92,7 +92,7 @@ class Weights:
         return tuple(head.weight.T for head in self._module.decoder.lm_heads)
 
     @property
-    def ln_final(self) -> nn.Module:
+    def ln_final(self) -> nn.LayerNorm:
         """The final LayerNorm."""
         return self._module.decoder.model.decoder.layer_norm
 

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from audio_lens.errors import InputError
+from audio_lens.plots.panels import Axis, panels
 
 if TYPE_CHECKING:
     from audio_lens.patching.result import PatchingResult
@@ -29,15 +30,17 @@ def patching_map(result: "PatchingResult", what: str) -> Figure:
             f"a picture has one or two axes beside site, this result has {', '.join(axes)}: pick "
             f"labels with result.select(...)."
         )
-    panels = {"": values} if sites is None else dict(zip(sites, values, strict=True))
-    figure = Figure(figsize=(1.2 + 4.2 * len(panels), 3.6), layout="constrained")
-    drawn = figure.subplots(1, len(panels), squeeze=False)[0]
-    size = float(np.nanmax(np.abs(_centred(values, what, result)))) or 1.0
-    for axis, (site, panel) in zip(drawn, panels.items(), strict=True):
-        image = _panel(axis, _centred(panel, what, result), axes, result, size)
-        axis.set_title(site or ", ".join(result.provenance.get("site", ())), fontsize="medium")
-    figure.colorbar(image, ax=list(drawn), label=_label(what, result), shrink=0.9)
-    return figure
+    centred = _centred(values, what, result)
+    if sites is None:
+        sites, centred = (", ".join(result.provenance.get("site", ())),), centred[None]
+    *row, column = (_axis(name, labels, result) for name, labels in axes.items())
+    return panels(
+        {site: np.atleast_2d(panel) for site, panel in zip(sites, centred, strict=True)},
+        rows=row[0] if row else None,
+        columns=column,
+        scale=_label(what, result),
+        signed=True,
+    )
 
 
 def _centred(values: Any, what: str, result: "PatchingResult") -> np.ndarray:
@@ -47,34 +50,11 @@ def _centred(values: Any, what: str, result: "PatchingResult") -> np.ndarray:
     return array - float(base.nanmean()) if what == "values" else array
 
 
-def _panel(
-    axis: Any, values: np.ndarray, axes: dict[str, tuple[str, ...]], result: Any, size: float
-) -> Any:
-    names = list(axes)
-    grid = values[None] if len(names) == 1 else values
-    rows, columns = (None, names[0]) if len(names) == 1 else names
-    image = axis.imshow(
-        grid, aspect="auto", origin="lower", cmap="RdBu_r", vmin=-size, vmax=size,
-        interpolation="nearest",
-    )  # fmt: skip
-    _ticks(axis.xaxis, columns, axes[columns], result)
-    if rows is None:
-        axis.set_yticks([])
-    else:
-        _ticks(axis.yaxis, rows, axes[rows], result)
-    return image
-
-
-def _ticks(axis: Any, name: str, labels: tuple[str, ...], result: Any) -> None:
-    every = max(1, -(-len(labels) // 12))
-    shown = list(range(0, len(labels), every))
+def _axis(name: str, labels: tuple[str, ...], result: "PatchingResult") -> Axis:
     rate = result.provenance.get("frame_rate")
     if name == "pos" and rate and all(label.isdigit() for label in labels):
-        axis.set_ticks(shown, [f"{int(labels[n]) / rate:g}" for n in shown])
-        axis.set_label_text("seconds")
-        return
-    axis.set_ticks(shown, [labels[n] for n in shown])
-    axis.set_label_text(name)
+        return Axis("seconds", [f"{int(label) / rate:g}" for label in labels])
+    return Axis(name, labels)
 
 
 def _label(what: str, result: "PatchingResult") -> str:

@@ -1,0 +1,67 @@
+"""Panels of coloured cells beside each other, on one scale: what all maps are drawn with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+_MOST_TICKS = 12
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Labels along one side of a panel; many are thinned out."""
+
+    name: str
+    labels: Sequence[str]
+
+
+def panels(
+    values: Mapping[str, Float[np.ndarray, "row column"]],
+    *,
+    rows: Axis | None,
+    columns: Axis,
+    scale: str,
+    signed: bool = False,
+) -> Figure:
+    """A figure with one panel per title, rows from bottom to top.
+
+    scale: what the colours mean. signed: white is zero, red above and blue below; without it, dark
+    is the least.
+    """
+    figure = Figure(figsize=(1.2 + 4.2 * len(values), 3.6), layout="constrained")
+    drawn = figure.subplots(1, len(values), squeeze=False)[0]
+    every = np.concatenate([np.ravel(panel) for panel in values.values()])
+    look = _signed(every) if signed else _plain(every)
+    for axis, (title, panel) in zip(drawn, values.items(), strict=True):
+        image = axis.imshow(panel, aspect="auto", origin="lower", interpolation="nearest", **look)
+        axis.set_title(title, fontsize="medium")
+        _ticks(axis.xaxis, columns)
+        if rows is None:
+            axis.set_yticks([])
+        else:
+            _ticks(axis.yaxis, rows)
+    figure.colorbar(image, ax=list(drawn), label=scale, shrink=0.9)
+    return figure
+
+
+def _signed(values: Float[np.ndarray, " value"]) -> dict[str, Any]:
+    finite = values[np.isfinite(values)]
+    size = float(np.abs(finite).max(initial=0.0)) or 1.0
+    return {"cmap": "RdBu_r", "vmin": -size, "vmax": size}
+
+
+def _plain(values: Float[np.ndarray, " value"]) -> dict[str, Any]:
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    return {"cmap": "viridis", "vmin": low, "vmax": high if high > low else low + 1}
+
+
+def _ticks(axis: Any, along: Axis) -> None:
+    every = max(1, -(-len(along.labels) // _MOST_TICKS))
+    shown = list(range(0, len(along.labels), every))
+    axis.set_ticks(shown, [along.labels[n] for n in shown])
+    axis.set_label_text(along.name)
