@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.decode import Sampling
 from audio_lens.lens.generation import Generation
 from audio_lens.lens.recording import along_rows
+from audio_lens.lens.rows import Prompts, as_prompts
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
     from audio_lens.lens.run import Hook
 
-Pool = Literal["mean_steps", "last", "first_step", "end_of_text"]
+Pool = Literal["mean_steps", "max_steps", "last", "every_step", "first_step", "end_of_text"]
 Key = tuple[str, int]
 """A site's shorthand and a layer."""
 
@@ -35,20 +37,24 @@ class Activations:
 
 def collect(
     lens: "AudioLens",
-    prompts: Sequence[str | None],
+    prompts: Prompts,
     *,
-    site: str = "resid_post",
+    site: str | Sequence[str] = "resid_post",
     layers: int | Sequence[int] | None = None,
     pool: Pool = "mean_steps",
+    window: tuple[float, float | None] | None = None,
     branch: Literal["cond", "uncond"] = "cond",
     codes: Int[Tensor, "batch codebook frame"] | None = None,
+    audio: Any = None,
     seconds: float = 6.0,
     seed: int = 0,
     guidance_scale: float = 3.0,
     rows_at_once: int = 100,
     progress: bool = True,
 ) -> Activations:
-    """Run prompts and keep one pooled activation per prompt, site and layer, in float32.
+    """Run prompts and keep one pooled activation per row, site and layer, in float32.
+
+    Rows are prompts that generate their own music; or codes, or sounds, that the model reads.
 
     Positions at which some codebook holds padding are left out: BOS and the delay pattern's
     ramps at both ends. (`first_step` and `end_of_text` are single positions: 0, and the last
@@ -56,19 +62,23 @@ def collect(
 
     Args:
         lens: The model.
-        prompts: One row each.
-        site: A site that belongs to layers and has a position axis.
+        prompts: One row each; or one for all rows of `audio` or `codes`, None for no prompt.
+        site: A site that belongs to layers and has a position axis, or several.
         layers: Some layers only.
-        pool: `mean_steps` over positions, the `last` position, the `first_step`, or the
-            `end_of_text` in a melody model's prefix, where arXiv 2504.04479 takes its directions.
+        pool: `mean_steps` or `max_steps` over positions, the `last` position, `every_step` (not
+            pooled: [row pos ...]), the `first_step`, or the `end_of_text` in a melody model's
+            prefix, where arXiv 2504.04479 takes its directions.
+        window: From and to which second to pool; to the end if the latter is None.
         branch: The half of a guided run to read.
         codes: Teacher-force these codes (one row for all prompts, or a row each) instead of
             letting every prompt generate its own.
+        audio: Sounds to encode and teacher-force, a row each: clips, paths, labelled clips. They
+            are read `rows_at_once` at a time, so a long list need not fit into memory.
         seconds: Length generated for each prompt, where `codes` are not given.
         seed: Of the generation, the same for every prompt.
         guidance_scale: Of the generation; teacher-forced runs need it above 1 only to read the
             unconditional half.
-        rows_at_once: Prompts per batch.
+        rows_at_once: Rows per batch.
         progress: Show progress bars.
 
     Raises:
@@ -76,6 +86,63 @@ def collect(
         InputError: a pool that does not exist, or too little audio to pool.
     """
     sites = _poolable(lens, site, layers)
+    _check_pool(lens, pool, branch)
+    texts, n_rows = _rows(prompts, codes, audio)
+    given = codes is not None or audio is not None
+    generated = 1 / lens.cfg.frame_rate if pool in _FIRST_CALL else seconds
+    guided = guidance_scale if not given or branch == "uncond" else 1.0
+    values: dict[Key, list[Tensor]] = {}
+    norms: dict[Key, list[Tensor]] = {}
+    starts = range(0, n_rows, rows_at_once)
+    for start in tqdm(starts, desc="activations", disable=not progress or len(starts) == 1):
+        rows = range(start, min(start + rows_at_once, n_rows))
+        part = [texts[row] for row in rows]
+        own = _codes_of(lens, codes, audio, rows)
+        frames = lens.delay.frames(generated) if own is None else own.shape[-1]
+        pooled = _Pooling(pool, _positions(lens, frames, window, pool))
+        with lens.hooks([(sites, pooled)], branch=branch):
+            if own is None:
+                Generation.plan(
+                    lens,
+                    part,
+                    seconds=generated,
+                    seed=seed,
+                    sampling=Sampling(guidance_scale),
+                ).codes(progress=progress)
+            else:
+                with torch.no_grad():
+                    lens(part, own, guidance_scale=guided)
+        for key, (pooled_values, norm) in pooled.results().items():
+            values.setdefault(key, []).append(pooled_values)
+            norms.setdefault(key, []).append(norm)
+    return Activations(
+        values={key: torch.cat(parts) for key, parts in values.items()},
+        typical_norms={key: float(torch.cat(parts).mean()) for key, parts in norms.items()},
+        made={
+            "model": lens.cfg.model_name,
+            "site": ", ".join(dict.fromkeys(each.shorthand for each in sites)),
+            "pool": pool,
+            **({} if window is None else {"window": list(window)}),
+            "branch": branch,
+            "codes": "generated" if not given else "given" if audio is None else "encoded",
+            **({} if given else {"seconds": generated, "seed": seed}),
+            "guidance_scale": guided,
+        },
+    )
+
+
+def _poolable(lens: "AudioLens", site: Any, layers: Any) -> tuple[Any, ...]:
+    sites = lens.sites.resolve(site, layers=layers)
+    for found in sites:
+        if found.layer is None or "pos" not in found.axes:
+            raise SiteError(
+                f"{found.name} cannot be pooled over time per layer: it needs a layer and a "
+                f"position axis, as resid_post, attn_out or attn.z have."
+            )
+    return sites
+
+
+def _check_pool(lens: "AudioLens", pool: str, branch: str) -> None:
     if pool not in get_args(Pool):
         raise InputError(
             f"pool must be one of {', '.join(map(repr, get_args(Pool)))}, got {pool!r}."
@@ -90,72 +157,62 @@ def collect(
             'pool="end_of_text" reads nothing of a prompt in the unconditional half, whose text '
             'is zero: use branch="cond".'
         )
-    if codes is not None and len(codes) not in (1, len(prompts)):
-        raise InputError(
-            f"got {len(codes)} rows of codes for {len(prompts)} prompts: give one, or one each."
-        )
-    pooled = _Pooling(pool, _full_positions(lens, codes, seconds, pool))
-    generated = 1 / lens.cfg.frame_rate if pool in _FIRST_CALL else seconds
-    guided = guidance_scale if codes is None or branch == "uncond" else 1.0
-    values: dict[Key, list[Tensor]] = {}
-    norms: dict[Key, list[Tensor]] = {}
-    for start in range(0, len(prompts), rows_at_once):
-        part = list(prompts[start : start + rows_at_once])
-        pooled.clear()
-        with lens.hooks([(sites, pooled)], branch=branch):
-            if codes is None:
-                Generation.plan(
-                    lens,
-                    part,
-                    seconds=generated,
-                    seed=seed,
-                    sampling=Sampling(guidance_scale),
-                ).codes(progress=progress)
-            else:
-                own = codes if len(codes) == 1 else codes[start : start + rows_at_once]
-                with torch.no_grad():
-                    lens(part, own, guidance_scale=guided)
-        for key, (mean, norm) in pooled.results().items():
-            values.setdefault(key, []).append(mean)
-            norms.setdefault(key, []).append(norm)
-    return Activations(
-        values={key: torch.cat(parts) for key, parts in values.items()},
-        typical_norms={key: float(torch.cat(parts).mean()) for key, parts in norms.items()},
-        made={
-            "model": lens.cfg.model_name,
-            "site": sites[0].shorthand,
-            "pool": pool,
-            "branch": branch,
-            "codes": "generated" if codes is None else "given",
-            **({"seconds": generated, "seed": seed} if codes is None else {}),
-            "guidance_scale": guided,
-        },
+
+
+def _rows(prompts: Prompts, codes: Tensor | None, audio: Any) -> tuple[tuple[str | None, ...], int]:
+    """A prompt for every row, and how many rows there are."""
+    if codes is not None and audio is not None:
+        raise InputError("give codes or audio, not both: each is what the model reads.")
+    if audio is not None:
+        if len(audio) == 0:
+            raise InputError("audio is empty: give at least one sound.")
+        return as_prompts(prompts, len(audio)), len(audio)
+    texts = as_prompts(prompts)
+    if codes is None or len(codes) in (1, len(texts)):
+        return texts, len(texts)
+    if len(texts) == 1:
+        return as_prompts(prompts, len(codes)), len(codes)
+    raise InputError(
+        f"got {len(codes)} rows of codes for {len(texts)} prompts: give one, or one each."
     )
 
 
-def _poolable(lens: "AudioLens", site: str, layers: Any) -> tuple[Any, ...]:
-    sites = lens.sites.resolve(site, layers=layers)
-    for found in sites:
-        if found.layer is None or "pos" not in found.axes:
-            raise SiteError(
-                f"{found.name} cannot be pooled over time per layer: it needs a layer and a "
-                f"position axis, as resid_post, attn_out or attn.z have."
-            )
-    return sites
+def _codes_of(
+    lens: "AudioLens", codes: Tensor | None, audio: Any, rows: range
+) -> Int[Tensor, "row codebook frame"] | None:
+    """What a batch of rows reads; None where it generates."""
+    if audio is not None:
+        return lens.encode([audio[row] for row in rows])
+    if codes is None or len(codes) == 1:
+        return codes
+    return codes[rows.start : rows.stop]
 
 
-def _full_positions(lens: "AudioLens", codes: Tensor | None, seconds: float, pool: str) -> range:
-    """Positions at which every codebook holds a real code."""
+def _positions(
+    lens: "AudioLens", frames: int, window: tuple[float, float | None] | None, pool: str
+) -> range:
+    """Positions to pool: where every codebook holds a real code, within the window."""
     if pool in _FIRST_CALL:
+        if window is not None:
+            raise InputError(f"pool={pool!r} is one position: it takes no window.")
         return _FIRST_CALL[pool]
-    frames = codes.shape[-1] if codes is not None else lens.delay.frames(seconds)
     full = range(max(lens.cfg.delays) + 1, frames + 1)
     if len(full) == 0:
         raise InputError(
             f"{frames} frames leave no position at which all codebooks hold a code: give at least "
             f"{max(lens.cfg.delays) + 1}."
         )
-    return full
+    if window is None:
+        return full
+    start, stop = (None if edge is None else lens.delay.frames(edge) for edge in window)
+    within = range(max(full.start, start or 0), min(full.stop, full.stop if stop is None else stop))
+    if len(within) == 0:
+        rate = lens.cfg.frame_rate
+        raise InputError(
+            f"window={window} holds none of the positions that can be pooled, "
+            f"{full.start / rate:g} to {(full.stop - 1) / rate:g} s."
+        )
+    return within
 
 
 _FIRST_CALL = {"first_step": range(0, 1), "end_of_text": range(-1, 0)}
@@ -163,14 +220,12 @@ _FIRST_CALL = {"first_step": range(0, 1), "end_of_text": range(-1, 0)}
 
 
 class _Pooling:
-    """A hook that sums activations over the positions it is to pool."""
+    """A hook that pools activations over positions while they pass."""
 
     def __init__(self, pool: str, positions: range) -> None:
+        self._pool = pool
         self._positions = positions[-1:] if pool == "last" else positions
-        self.clear()
-
-    def clear(self) -> None:
-        self._sums: dict[Key, dict[tuple[int, ...], Tensor]] = {}
+        self._found: dict[Key, dict[tuple[int, ...], Tensor]] = {}
         self._norms: dict[Key, dict[tuple[int, ...], Tensor]] = {}
 
     def __call__(self, tensor: Tensor, *, hook: "Hook") -> None:
@@ -181,17 +236,30 @@ class _Pooling:
             return
         part = tensor[:, first:last].detach().float()
         key = (hook.site.shorthand, hook.site.block)
-        sums, norms = self._sums.setdefault(key, {}), self._norms.setdefault(key, {})
+        found, norms = self._found.setdefault(key, {}), self._norms.setdefault(key, {})
         norm = part.flatten(2).norm(dim=-1).sum(1)
-        sums[hook.rows] = sums.get(hook.rows, 0) + part.sum(1)
         norms[hook.rows] = norms.get(hook.rows, 0) + norm
+        found[hook.rows] = self._joined(found.get(hook.rows), part)
+
+    def _joined(self, known: Tensor | None, part: Float[Tensor, "row pos *site"]) -> Tensor:
+        """What was pooled so far with some more positions."""
+        if self._pool == "every_step":
+            return part.clone() if known is None else torch.cat([known, part], 1)
+        if self._pool == "max_steps":
+            most = part.amax(1)
+            return most if known is None else torch.maximum(known, most)
+        return part.sum(1) if known is None else known + part.sum(1)
 
     def results(self) -> dict[Key, tuple[Tensor, Tensor]]:
-        """Mean activation and mean length, per row."""
+        """Pooled activation and mean length, per row."""
         n = len(self._positions)
+        summed = self._pool not in ("every_step", "max_steps")
         return {
-            key: ((_in_order(sums) / n).cpu(), (_in_order(self._norms[key]) / n).cpu())
-            for key, sums in self._sums.items()
+            key: (
+                (_in_order(found) / (n if summed else 1)).cpu(),
+                (_in_order(self._norms[key]) / n).cpu(),
+            )
+            for key, found in self._found.items()
         }
 
 

@@ -1,0 +1,174 @@
+"""What a probe is asked, how its regularisation is chosen, and what its score stands beside."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from audio_lens.analysis._fitting import Fit, accuracy, r_squared
+from audio_lens.analysis.splits import SPLITS, check_split, split_by
+from audio_lens.analysis.statistics import Estimate
+from audio_lens.errors import InputError
+
+_DRAWS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Labels as numbers, and which clips are learned from, chosen on and reported."""
+
+    y: np.ndarray
+    """[clip]: numbers of classes, or graded values."""
+    classes: tuple[str, ...] | None
+    parts: Mapping[str, np.ndarray]
+    """Places of the clips of each split."""
+    groups: np.ndarray
+
+    @classmethod
+    def of(cls, labels: Any, *, split: Any, groups: Any, seed: int) -> "Task":
+        """Labels, split and groups as users give them, checked."""
+        labels = np.asarray(labels)
+        groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+        if len(groups) != len(labels):
+            raise InputError(f"{len(labels)} labels and {len(groups)} groups: give one per clip.")
+        graded = labels.dtype.kind == "f"
+        if graded and not np.isfinite(labels).all():
+            place = int(np.flatnonzero(~np.isfinite(labels))[0])
+            raise InputError(f"label {place} is {labels[place]}: leave such clips out.")
+        split = split_by(groups, seed=seed) if split is None else np.asarray(split)
+        check_split(split, groups)
+        parts = {name: np.flatnonzero(split == name) for name in SPLITS}
+        if graded:
+            task = cls(labels.astype(float), None, parts, groups)
+        else:
+            names, y = np.unique(labels, return_inverse=True)
+            task = cls(y, tuple(map(str, names)), parts, groups)
+        task._check()
+        return task
+
+    def _check(self) -> None:
+        if self.classes is None:
+            if np.ptp(self.y[self.parts["train"]]) == 0:
+                raise InputError("all training labels are the same number: nothing to learn.")
+            return
+        if len(self.classes) < 2:
+            raise InputError(
+                f"all labels are {self.classes[0]!r}: a probe needs at least two classes."
+            )
+        for name, part in self.parts.items():
+            missing = [c for n, c in enumerate(self.classes) if n not in self.y[part]]
+            if missing:
+                raise InputError(
+                    f"the {name} split has no clip of {missing[0]!r}: give more clips, or a split "
+                    f"in which every class occurs."
+                )
+
+    @property
+    def n_classes(self) -> int:
+        """0 for graded labels."""
+        return 0 if self.classes is None else len(self.classes)
+
+    @property
+    def usual_kind(self) -> str:
+        """The linear probe for such labels."""
+        return "ridge" if self.classes is None else "logistic"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Clips in each split."""
+        return {name: len(part) for name, part in self.parts.items()}
+
+    def score(self, part: str, guessed: np.ndarray) -> float:
+        """How good guesses about a split are."""
+        return self.measure(self.y[self.parts[part]], guessed)
+
+    @property
+    def measure(self) -> Callable[[np.ndarray, np.ndarray], float]:
+        """Of true and guessed labels."""
+        return r_squared if self.classes is None else accuracy
+
+    @cached_property
+    def trivial(self) -> dict[str, Estimate]:
+        """Scores for which no activation is needed."""
+        train, test = (self.y[self.parts[name]] for name in ("train", "test"))
+        if self.classes is None:
+            return {"mean": _exact(self.measure(test, np.full(len(test), train.mean())))}
+        most = np.bincount(train).argmax()
+        majority = self.measure(test, np.full(len(test), most))
+        return {"chance": _exact(1 / self.n_classes), "majority": _exact(majority)}
+
+    def shuffled(self, rng: np.random.Generator) -> np.ndarray:
+        """Labels whose training part is dealt anew."""
+        mixed, train = self.y.copy(), self.parts["train"]
+        mixed[train] = rng.permutation(self.y[train])
+        return mixed
+
+    def interval(self, guessed: np.ndarray, *, seed: int) -> Estimate:
+        """The score on test clips, with a percentile bootstrap over groups."""
+        rng = np.random.default_rng(seed)
+        test = self.parts["test"]
+        names, member = np.unique(self.groups[test], return_inverse=True)
+        places = [np.flatnonzero(member == n) for n in range(len(names))]
+        true, drawn = self.y[test], []
+        for picked in rng.integers(len(places), size=(_DRAWS, len(places))):
+            rows = np.concatenate([places[n] for n in picked])
+            drawn.append(self.measure(true[rows], guessed[rows]))
+        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        return Estimate(self.measure(true, guessed), float(low), float(high))
+
+
+def choose_and_score(
+    task: Task,
+    inputs: Sequence[Float[np.ndarray, "clip feature"]],
+    fitted: Callable[[np.ndarray, float], list[Fit]],
+    strengths: Sequence[float],
+    *,
+    shuffles: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Fields of a probe for each of several inputs that are fitted together.
+
+    fitted: labels and strength to a fit per input.
+    """
+
+    def scores(fits: Sequence[Fit], part: str) -> list[float]:
+        rows = task.parts[part]
+        return [task.score(part, fit.predict(x[rows])) for fit, x in zip(fits, inputs, strict=True)]
+
+    tried = {strength: fitted(task.y, strength) for strength in strengths}
+    on_validation = {strength: scores(fits, "validation") for strength, fits in tried.items()}
+    best = [
+        max(strengths, key=lambda strength: on_validation[strength][n]) for n in range(len(inputs))
+    ]
+    rng = np.random.default_rng(seed)
+    dealt = [task.shuffled(rng) for _ in range(shuffles)]
+    # Every input is compared at its own strength, so each strength that won is fitted to shuffles.
+    by_strength = {
+        strength: [scores(fitted(y, strength), "test") for y in dealt] for strength in set(best)
+    }
+    found = []
+    for n, strength in enumerate(best):
+        fit = tried[strength][n]
+        chance = _spread([scored[n] for scored in by_strength[strength]])
+        guessed = fit.predict(inputs[n][task.parts["test"]])
+        found.append(
+            {
+                "score": task.interval(guessed, seed=seed),
+                "baselines": {**task.trivial, "shuffled": chance},
+                "strength": strength,
+                "_fit": fit,
+            }
+        )
+    return found
+
+
+def _exact(value: float) -> Estimate:
+    return Estimate(value, value, value)
+
+
+def _spread(scores: Sequence[float]) -> Estimate:
+    low, high = np.percentile(scores, [2.5, 97.5])
+    return Estimate(float(np.mean(scores)), float(low), float(high))

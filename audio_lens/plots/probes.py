@@ -1,0 +1,61 @@
+"""Pictures of probe sweeps: curves over layers beside their baselines, and maps of heads."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+from audio_lens.plots.panels import Axis, panels
+
+if TYPE_CHECKING:
+    from audio_lens.analysis.probe_sweep import ProbeSweep
+
+
+def layer_curves(found: "ProbeSweep", beside: Mapping[str, "ProbeSweep"]) -> Figure:
+    """One panel per site: score with its interval, shuffled labels, what needs no activation."""
+    sites = found.sites()
+    figure = Figure(figsize=(4.6 * len(sites), 3.6), layout="constrained")
+    for panel, site in zip(figure.subplots(1, len(sites), squeeze=False)[0], sites, strict=True):
+        _curve(panel, found, site, "probe", "C0")
+        for n, (name, other) in enumerate(beside.items(), start=1):
+            _curve(panel, other, site, name, f"C{n}")
+        probes = found.curve(site)
+        layers = list(probes)
+        shuffled = [probe.baselines["shuffled"] for probe in probes.values()]
+        panel.fill_between(
+            layers, [e.low for e in shuffled], [e.high for e in shuffled], color="0.8",
+            label="shuffled labels",
+        )  # fmt: skip
+        plain = "chance" if "chance" in probes[layers[0]].baselines else "mean"
+        level = probes[layers[0]].baselines[plain].value
+        panel.axhline(level, color="0.3", linestyle=":", label=plain)
+        panel.set(title=f"{found.label} at {site}", xlabel="layer", ylabel=_measure(found))
+        panel.legend(fontsize="small")
+    return figure
+
+
+def _curve(panel: Any, sweep: "ProbeSweep", site: str, name: str, color: str) -> None:
+    probes = sweep.curve(site)
+    scores = [probe.score for probe in probes.values()]
+    panel.plot(list(probes), [s.value for s in scores], marker="o", color=color, label=name)
+    panel.fill_between(
+        list(probes), [s.low for s in scores], [s.high for s in scores], alpha=0.2, color=color
+    )
+
+
+def head_map(found: "ProbeSweep") -> Figure:
+    """Layers by heads, one panel per site."""
+    layers = sorted({layer for _, layer, _ in found.probes})
+    maps = {site: found.heads(site) for site in found.sites()}
+    n_heads = next(iter(maps.values())).shape[1]
+    return panels(
+        maps,
+        rows=Axis("layer", [str(n) for n in layers]),
+        columns=Axis("head", [str(n) for n in range(n_heads)]),
+        scale=f"{_measure(found)}, {found.label}",
+    )
+
+
+def _measure(found: "ProbeSweep") -> str:
+    graded = next(iter(found.probes.values())).classes is None
+    return "R squared" if graded else "accuracy"
