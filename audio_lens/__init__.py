@@ -7,8 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from audio_lens.analysis.attention import attention_by_lag as attention_by_lag
+    from audio_lens.analysis.attention import attention_to_words as attention_to_words
     from audio_lens.analysis.directions import Direction as Direction
-    from audio_lens.analysis.directions import difference_in_means as difference_in_means
+    from audio_lens.analysis.logit_attribution import logit_attribution as logit_attribution
+    from audio_lens.analysis.logit_lens import early_exit as early_exit
+    from audio_lens.analysis.logit_lens import logit_lens as logit_lens
+    from audio_lens.analysis.poles import difference_in_means as difference_in_means
+    from audio_lens.analysis.probe_sweep import probe_sweep as probe_sweep
+    from audio_lens.analysis.probes import Probe as Probe
     from audio_lens.audio.clip import Clip as Clip
     from audio_lens.audio.melody import Prompt as Prompt
     from audio_lens.errors import AudioLensError as AudioLensError
@@ -54,6 +61,13 @@ _HOMES = {
     "AudioLensError": "errors",
     "Clip": "audio.clip",
     "Direction": "analysis.directions",
+    "Probe": "analysis.probes",
+    "attention_by_lag": "analysis.attention",
+    "attention_to_words": "analysis.attention",
+    "early_exit": "analysis.logit_lens",
+    "logit_attribution": "analysis.logit_attribution",
+    "logit_lens": "analysis.logit_lens",
+    "probe_sweep": "analysis.probe_sweep",
     "HookError": "errors",
     "InputError": "errors",
     "Intervention": "lens.intervention",
@@ -61,7 +75,7 @@ _HOMES = {
     "SiteError": "errors",
     "UnknownWordWarning": "errors",
     "add": "lens.intervention",
-    "difference_in_means": "analysis.directions",
+    "difference_in_means": "analysis.poles",
     "project_out": "lens.intervention",
     "replace": "lens.intervention",
     "window": "lens.intervention",

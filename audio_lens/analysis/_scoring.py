@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from audio_lens.analysis._fitting import Fit, accuracy, r_squared
-from audio_lens.analysis.splits import SPLITS, check_split, split_by
 from audio_lens.analysis.statistics import Estimate
+from audio_lens.audio.splits import SPLITS, check_split, split_by
 from audio_lens.errors import InputError
 
 _DRAWS = 1000

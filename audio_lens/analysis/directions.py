@@ -1,11 +1,10 @@
 """Directions: a signed vector per site and layer, with what is needed to use and trust it."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audio_lens.analysis.collect import Activations, Key, collect
+from audio_lens.analysis.collect import Key
 from audio_lens.errors import InputError, SiteError
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from audio_lens.lens.lens import AudioLens
 
 FORMAT = "audio_lens.direction.1"
@@ -273,97 +274,53 @@ class Direction:
         return "\n".join(lines)
 
 
-def difference_in_means(
-    lens: "AudioLens",
-    *,
-    positive: Sequence[str],
-    negative: Sequence[str],
-    site: str = "resid_post",
-    layers: int | Sequence[int] | None = None,
-    **gathering: Any,
-) -> Direction:
-    """The mean activation over positive prompts minus that over negative ones, per layer.
-
-    The method of "Activation Patching for Interpretable Steering in Music Generation"
-    (arXiv 2504.04479) and, earlier, of contrastive activation addition (arXiv 2312.06681).
-
-    Args:
-        lens: The model.
-        positive: Prompts of the pole that the direction points to.
-        negative: Prompts of the other pole; matched ones differ in the pole's word only.
-        site: A site that belongs to layers and has a position axis.
-        layers: Some layers only.
-        gathering: `pool`, `branch`, `codes`, `seconds`, `seed`, `guidance_scale` and others of
-            `audio_lens.analysis.collect.collect`.
+def gram_schmidt(*directions: Direction) -> tuple[Direction, ...]:
+    """The same directions, each without what those before it already say, layer by layer.
 
     Raises:
-        InputError: an empty pole, or poles that do not differ.
+        InputError: different sites or layers, or one that lies wholly in those before it.
 
     Example:
-        >>> from audio_lens.testing import random_musicgen
-        >>> lens = random_musicgen(n_layers=2, d_model=64)
-        >>> faster = difference_in_means(
-        ...     lens, positive=["fast"], negative=["slow"], seconds=0.2, progress=False
-        ... )
-        >>> faster.layers, faster.layer(1).shape
-        ((0, 1), torch.Size([64]))
+        >>> a, b = (Direction({("resid_post", 0): torch.tensor(v)}) for v in ([2.0, 0], [1.0, 1]))
+        >>> gram_schmidt(a, b)[1].layer(0)
+        tensor([0., 1.])
     """
-    for pole, prompts in (("positive", positive), ("negative", negative)):
-        if isinstance(prompts, str) or len(prompts) == 0:
-            raise InputError(f"{pole} must be a list of at least one prompt, got {prompts!r}.")
-    if list(positive) == list(negative):
-        raise InputError("the positive and negative prompts are the same: nothing to subtract.")
-    _warn_of_lengths(lens, positive, negative)
-    gathered = [
-        collect(lens, prompts, site=site, layers=layers, **gathering)
-        for prompts in (positive, negative)
-    ]
-    return difference(*gathered, texts=(positive, negative))
+    found: list[Direction] = []
+    for place, direction in enumerate(directions):
+        left = direction
+        for known in found:
+            if set(known) != set(direction):
+                raise InputError("directions combine only over the same sites and layers.")
+            left = left.project_off(known)
+        for key, norm in left.norms.items():
+            if norm <= _NOTHING * direction.norms[key]:
+                raise InputError(
+                    f"direction {place} lies wholly in those before it at {key[0]} {key[1]}."
+                )
+        found.append(left)
+    return tuple(found)
 
 
-def _warn_of_lengths(lens: "AudioLens", positive: Sequence[str], negative: Sequence[str]) -> None:
-    """A prefix's length moves every position behind it, which looks like a concept."""
-    counts = [sorted(lens._conditioner.n_prefix(p) for p in pole) for pole in (positive, negative)]
-    if counts[0] != counts[1]:
-        warnings.warn(
-            "the poles' prompts have different numbers of text tokens. In a melody model these "
-            "are positions, so the difference also holds that of their lengths: match the "
-            "prompts' token counts (lens.text_tokens).",
-            stacklevel=3,
-        )
+def cosine_table(named: Mapping[str, Direction]) -> "DataFrame":
+    """Cosines of every two directions, one row per site and layer, one column per pair.
+
+    Example:
+        >>> a, b = (Direction({("resid_post", 0): torch.tensor(v)}) for v in ([2.0, 0], [1.0, 1]))
+        >>> cosine_table({"tempo": a, "timbre": b})["tempo, timbre"].round(3).tolist()
+        [0.707]
+    """
+    import pandas
+
+    if len(named) < 2:
+        raise InputError("a table of cosines needs at least two directions.")
+    columns = {}
+    for one, other in combinations(named, 2):
+        columns[f"{one}, {other}"] = named[one].cosine(named[other])
+    table = pandas.DataFrame(columns)
+    return table.rename_axis(["site", "layer"]).reset_index()
 
 
-def _hashed(texts: Sequence[Sequence[str]]) -> str:
-    """A hash of prompts, melodies included."""
-    named = [
-        [[str(text), None if (c := getattr(text, "chroma", None)) is None else c.tolist()]
-         for text in pole] for pole in texts
-    ]  # fmt: skip
-    plain = all(melody is None for pole in named for _, melody in pole)
-    kept = [[text for text, _ in pole] for pole in named] if plain else named
-    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
-
-
-def difference(
-    positive: Activations, negative: Activations, *, texts: tuple[Sequence[str], Sequence[str]]
-) -> Direction:
-    """The difference of means of two sets of gathered activations."""
-    vectors = {key: v.mean(0) - negative.values[key].mean(0) for key, v in positive.values.items()}
-    typical = {
-        key: (norm + negative.typical_norms[key]) / 2
-        for key, norm in positive.typical_norms.items()
-    }
-    provenance = {
-        "method": "difference_in_means",
-        **positive.made,
-        "n_positive": len(texts[0]),
-        "n_negative": len(texts[1]),
-        "prompts_sha256": _hashed(texts),
-        "audio_lens": version("audio-lens"),
-        "transformers": version("transformers"),
-        "torch": torch.__version__,
-    }
-    return Direction(vectors, typical_norms=typical, provenance=provenance)
+_NOTHING = 1e-5
 
 
 def _key(key: Key) -> str:

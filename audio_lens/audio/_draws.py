@@ -8,7 +8,8 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Float, Int
 
-SPLITS = ("train", "validation", "test")
+from .splits import SPLITS
+
 #: Splits of every five: of clips of a class, of bands of a graded label (so that what tests lies
 #: between what trains), and of pairs along a row.
 _FIVE = (0, 1, 0, 2, 0)

@@ -9,8 +9,8 @@ from jaxtyping import Float
 
 from audio_lens.errors import InputError
 
-from ._draws import SPLITS
 from ._rendering import Job, render, render_all
+from .splits import SPLITS
 
 if TYPE_CHECKING:
     from audio_lens.audio.clip import Clip

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import synthesis, words
-from ._draws import SPLITS, Draws, cells
+from ._draws import Draws, cells
 from ._score import PATTERNS
 from ._strokes import BEDS, KITS
 from ._theory import (
@@ -27,6 +27,7 @@ from ._theory import (
     PROGRESSIONS,
     QUALITIES,
 )
+from .splits import SPLITS
 
 Factors = dict[str, np.ndarray]
 

@@ -18,9 +18,10 @@ import numpy as np
 
 from audio_lens.errors import InputError
 
-from ._draws import SPLITS, Draws
+from ._draws import Draws
 from ._labelled import LabelledClips, Tuning
 from ._questions import QUESTIONS
+from .splits import SPLITS
 
 __all__ = [
     "TASKS",

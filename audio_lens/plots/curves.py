@@ -1,4 +1,4 @@
-"""Dose-response curves: what a coefficient does to what is heard."""
+"""Curves: what a coefficient does to what is heard, and how soon a direction stands."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from audio_lens.analysis.statistics import bootstrap
 
 if TYPE_CHECKING:
+    from audio_lens.analysis.stability import Stability
     from audio_lens.recipes.demo import Outcome
 
 
@@ -43,3 +44,17 @@ def _panel(panel: Any, outcome: "Outcome") -> None:
     panel.set_xlabel("coefficient")
     panel.set_ylabel(f"change from the unsteered twin ({concept.change_unit})")
     panel.legend(frameon=False, fontsize="small")
+
+
+def stability_curves(found: "Stability") -> Figure:
+    """One curve per site and layer, with the middle 95 % of draws."""
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    axis = figure.subplots()
+    for key in found.cosines:
+        low, middle, high = found.interval(key).T
+        axis.plot(found.sizes, middle, marker="o", label=f"{key[0]} {key[1]}")
+        axis.fill_between(found.sizes, low, high, alpha=0.15)
+    axis.set(xlabel="pairs of prompts", ylabel="cosine with the others' direction")
+    axis.set(ylim=(min(0.0, axis.get_ylim()[0]), 1.02))
+    axis.legend(frameon=False, fontsize="small")
+    return figure

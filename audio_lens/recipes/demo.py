@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from audio_lens.analysis.directions import Direction, difference_in_means
+from audio_lens.analysis.directions import Direction
+from audio_lens.analysis.poles import difference_in_means
 from audio_lens.analysis.statistics import Estimate, bootstrap, mean_over_prompts, slopes
 from audio_lens.audio.clip import Clip
 from audio_lens.audio.quality import Vitals, quality_guard, vitals

@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from audio_lens import InputError
 from audio_lens.analysis.probes import STRENGTHS, Probe
-from audio_lens.analysis.splits import SPLITS, split_by
+from audio_lens.audio.splits import SPLITS, split_by
 
 
 def planted(n=600, width=12, *, size=2.0, seed=0, n_classes=2):

@@ -1,0 +1,251 @@
+"""Where directions come from: activations at two poles, and the ways to make a vector of them."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from audio_lens.analysis.collect import Activations, Key, collect
+from audio_lens.analysis.directions import Direction
+from audio_lens.errors import InputError
+
+if TYPE_CHECKING:
+    from audio_lens.lens.lens import AudioLens
+
+
+@dataclass(frozen=True, eq=False)
+class Poles:
+    """Activations at a concept's two poles; matched prompts stand at the same place in both."""
+
+    positive: Activations
+    negative: Activations
+    texts: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    """The prompts, where they are known."""
+
+    def __post_init__(self) -> None:
+        if self.positive.values.keys() != self.negative.values.keys():
+            raise InputError("the poles were gathered at different sites or layers.")
+
+    @property
+    def pairs(self) -> dict[Key, Tensor]:
+        """The difference of each matched pair, [pair *site].
+
+        Raises:
+            InputError: as many prompts at each pole are needed for pairs.
+        """
+        for key, values in self.positive.values.items():
+            if values.shape != self.negative.values[key].shape:
+                raise InputError(
+                    f"the poles have {len(values)} and {len(self.negative.values[key])} prompts: "
+                    f"pairs need as many of each, matched one to one."
+                )
+        return {key: v - self.negative.values[key] for key, v in self.positive.values.items()}
+
+    def difference_in_means(self) -> Direction:
+        """The mean over positive prompts minus that over negative ones."""
+        vectors = {
+            key: values.mean(0) - self.negative.values[key].mean(0)
+            for key, values in self.positive.values.items()
+        }
+        return self._direction(vectors, "difference_in_means")
+
+    def principal_component(self) -> Direction:
+        """The axis along which pairs differ most, at the length of the mean difference.
+
+        The first principal component of the pairs' differences, uncentred, so that what all pairs
+        share counts (representation engineering: Zou et al. 2023, arXiv 2310.01405). Its sign is
+        that of the mean difference.
+        """
+        vectors = {}
+        for key, pairs in self.pairs.items():
+            flat = pairs.flatten(1)
+            axis = torch.linalg.svd(flat, full_matrices=False).Vh[0]
+            along = flat.mean(0) @ axis
+            vectors[key] = (axis * along.sign() * flat.mean(0).norm()).view(pairs.shape[1:])
+        return self._direction(vectors, "principal_component")
+
+    def _direction(self, vectors: Mapping[Key, Tensor], method: str) -> Direction:
+        typical = {
+            key: (norm + self.negative.typical_norms[key]) / 2
+            for key, norm in self.positive.typical_norms.items()
+        }
+        said = {"prompts_sha256": _hashed(self.texts)} if any(self.texts) else {}
+        provenance = {
+            "method": method,
+            **self.positive.made,
+            "n_positive": len(next(iter(self.positive.values.values()))),
+            "n_negative": len(next(iter(self.negative.values.values()))),
+            **said,
+            "audio_lens": version("audio-lens"),
+            "transformers": version("transformers"),
+            "torch": torch.__version__,
+        }
+        return Direction(vectors, typical_norms=typical, provenance=provenance)
+
+
+def gather_poles(
+    lens: "AudioLens",
+    *,
+    positive: Sequence[str],
+    negative: Sequence[str],
+    **gathering: Any,
+) -> Poles:
+    """Activations of two sets of prompts, for directions, controls and stability.
+
+    Args:
+        lens: The model.
+        positive: Prompts of the pole that directions point to.
+        negative: Prompts of the other pole; matched ones differ in the pole's word only.
+        gathering: `site`, `layers`, `pool`, `branch`, `codes`, `seconds`, `seed`,
+            `guidance_scale` and others of `audio_lens.analysis.collect.collect`.
+
+    Raises:
+        InputError: an empty pole, or poles that do not differ.
+
+    Example:
+        >>> from audio_lens.testing import random_musicgen
+        >>> lens = random_musicgen(n_layers=2)
+        >>> poles = gather_poles(
+        ...     lens, positive=["fast"], negative=["slow"], seconds=0.2, progress=False)
+        >>> poles.difference_in_means().layers
+        (0, 1)
+    """
+    for pole, prompts in (("positive", positive), ("negative", negative)):
+        if isinstance(prompts, str) or len(prompts) == 0:
+            raise InputError(f"{pole} must be a list of at least one prompt, got {prompts!r}.")
+    if list(positive) == list(negative):
+        raise InputError("the positive and negative prompts are the same: nothing to subtract.")
+    _warn_of_lengths(lens, positive, negative)
+    return Poles(
+        collect(lens, positive, **gathering),
+        collect(lens, negative, **gathering),
+        texts=(tuple(positive), tuple(negative)),
+    )
+
+
+def difference_in_means(
+    lens: "AudioLens",
+    *,
+    positive: Sequence[str],
+    negative: Sequence[str],
+    site: str | Sequence[str] = "resid_post",
+    layers: int | Sequence[int] | None = None,
+    **gathering: Any,
+) -> Direction:
+    """The mean activation over positive prompts minus that over negative ones, per layer.
+
+    The method of "Activation Patching for Interpretable Steering in Music Generation"
+    (arXiv 2504.04479) and, earlier, of contrastive activation addition (arXiv 2312.06681).
+
+    Args:
+        lens: The model.
+        positive: Prompts of the pole that the direction points to.
+        negative: Prompts of the other pole; matched ones differ in the pole's word only.
+        site: A site that belongs to layers and has a position axis.
+        layers: Some layers only.
+        gathering: `pool`, `branch`, `codes`, `seconds`, `seed`, `guidance_scale` and others of
+            `audio_lens.analysis.collect.collect`.
+
+    Raises:
+        InputError: an empty pole, or poles that do not differ.
+
+    Example:
+        >>> from audio_lens.testing import random_musicgen
+        >>> lens = random_musicgen(n_layers=2, d_model=64)
+        >>> faster = difference_in_means(
+        ...     lens, positive=["fast"], negative=["slow"], seconds=0.2, progress=False
+        ... )
+        >>> faster.layers, faster.layer(1).shape
+        ((0, 1), torch.Size([64]))
+    """
+    poles = gather_poles(
+        lens, positive=positive, negative=negative, site=site, layers=layers, **gathering
+    )
+    return poles.difference_in_means()
+
+
+WAYS = ("free", "same_codes", "first_step", "eos_text")
+
+
+def ways_of_taking(
+    lens: "AudioLens",
+    *,
+    positive: Sequence[str],
+    negative: Sequence[str],
+    ways: Sequence[str] | None = None,
+    seconds: float = 6.0,
+    seed: int = 0,
+    **gathering: Any,
+) -> dict[str, Direction]:
+    """The same difference in means, taken in several ways: do they agree?
+
+    Args:
+        lens: The model.
+        positive: Prompts of one pole.
+        negative: Prompts of the other.
+        ways: `"free"` (each pole generates its own music), `"same_codes"` (both read the same
+            codes, those that the positive prompts generate, so that the text alone differs and
+            cause is not mixed with consequence), `"first_step"` (one decoder step, in front of any
+            music), `"eos_text"` (the end of the text in a melody model's prefix, as arXiv
+            2504.04479). All that the model has if None.
+        seconds: Length of the music.
+        seed: Of the generation.
+        gathering: `site`, `layers`, `branch`, `guidance_scale`, ... of `collect`.
+
+    Raises:
+        InputError: a way that does not exist, or that this model does not have.
+
+    Example:
+        >>> from audio_lens.testing import random_musicgen
+        >>> lens = random_musicgen(n_layers=2)
+        >>> found = ways_of_taking(
+        ...     lens, positive=["fast"], negative=["slow"], seconds=0.2, progress=False)
+        >>> list(found)
+        ['free', 'same_codes', 'first_step']
+    """
+    has_prefix = bool(lens.cfg.chroma_length)
+    chosen = WAYS[: 4 if has_prefix else 3] if ways is None else tuple(ways)
+    for way in chosen:
+        if way not in WAYS:
+            raise InputError(f"no way {way!r}: there are {', '.join(WAYS)}.")
+    asked = {"positive": positive, "negative": negative, **gathering}
+    options: dict[str, dict[str, Any]] = {
+        "free": {"seconds": seconds, "seed": seed},
+        "first_step": {"pool": "first_step", "seed": seed},
+        "eos_text": {"pool": "end_of_text", "seed": seed},
+    }
+    if "same_codes" in chosen:
+        shown = {"progress": gathering.get("progress", True)}
+        clips = lens.generate(list(positive), seconds=seconds, seed=seed, **shown)
+        codes = torch.stack([clip.codes for clip in clips if clip.codes is not None])
+        options["same_codes"] = {"codes": codes.to(lens.cfg.device)}
+    return {way: difference_in_means(lens, **asked, **options[way]) for way in chosen}
+
+
+def _warn_of_lengths(lens: "AudioLens", positive: Sequence[str], negative: Sequence[str]) -> None:
+    """A prefix's length moves every position behind it, which looks like a concept."""
+    counts = [sorted(lens._conditioner.n_prefix(p) for p in pole) for pole in (positive, negative)]
+    if counts[0] != counts[1]:
+        warnings.warn(
+            "the poles' prompts have different numbers of text tokens. In a melody model these "
+            "are positions, so the difference also holds that of their lengths: match the "
+            "prompts' token counts (lens.text_tokens).",
+            stacklevel=3,
+        )
+
+
+def _hashed(texts: Sequence[Sequence[str]]) -> str:
+    """A hash of prompts, melodies included."""
+    named = [
+        [[str(text), None if (c := getattr(text, "chroma", None)) is None else c.tolist()]
+         for text in pole] for pole in texts
+    ]  # fmt: skip
+    plain = all(melody is None for pole in named for _, melody in pole)
+    kept = [[text for text, _ in pole] for pole in named] if plain else named
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
