@@ -16,7 +16,7 @@ from torch import nn
 
 from audio_lens import AudioLens, Intervention, add
 from audio_lens.testing import random_musicgen
-from benchmarks import patching
+from benchmarks import analysis, patching
 
 PROMPT = "a slow piano melody over a steady beat"
 
@@ -198,6 +198,7 @@ BENCHMARKS = {
     "toy": at_the_shape_of_the_toy,
     "small": at_the_shape_of_small,
     "patching": patching.at_the_shape_of_small,
+    "analysis": analysis.run,
 }
 
 if __name__ == "__main__":

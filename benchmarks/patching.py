@@ -1,17 +1,15 @@
 """`python -m benchmarks patching`: a grid of patches against TransformerLens's loop."""
 
-import gc
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from transformer_lens import patching as theirs
 
 from audio_lens import AudioLens, activation_patch, attribution_patch, metrics
 from audio_lens.testing import random_musicgen
+from benchmarks.memory import peak_above
 
 CLEAN, CORRUPTED = (
     "a slow piano melody over a steady beat",
@@ -108,23 +106,16 @@ def peak_memory(lens: AudioLens) -> None:
     codes, others = (lens.random_codes(frames=frames, seed=seed) for seed in (0, 1))
     asked = {"clean": (CLEAN, codes), "corrupted": (CORRUPTED, others), "max_gib": bound}
     lens(CORRUPTED, others)
-    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if not reset.is_file():
+    spans = {str(position): range(position, position + 1) for position in (0, 128)}
+    peak = peak_above(
+        lambda: activation_patch(
+            lens, **asked, metric=metrics.logprob(codes), positions=spans, max_rows=1000,
+            progress=False,
+        )
+    )  # fmt: skip
+    if peak is None:
         print(f"{'small: peak memory of a grid':<58}not measured on this system", flush=True)
         return
-    gc.collect()
-    reset.write_text("5")  # the peak starts anew from what is there now
-
-    def gib(name: str) -> float:
-        return int(re.search(rf"{name}:\s+(\d+) kB", status.read_text())[1]) / 2**20
-
-    before = gib("VmRSS")
-    spans = {str(position): range(position, position + 1) for position in (0, 128)}
-    activation_patch(
-        lens, **asked, metric=metrics.logprob(codes), positions=spans, max_rows=1000,
-        progress=False,
-    )  # fmt: skip
-    peak = gib("VmHWM") - before
     print(
         f"{'small: 24 x 2 cells of 256 positions, memory over its bound':<58}{peak / bound:>7.2f}  "
         f"target 1.1   ({peak:.2f} GiB of {bound:.2f})",

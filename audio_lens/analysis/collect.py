@@ -1,6 +1,6 @@
 """Activations gathered over prompts and pooled over time while they pass, one vector a row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,6 +14,7 @@ from audio_lens.lens.decode import Sampling
 from audio_lens.lens.generation import Generation
 from audio_lens.lens.recording import along_rows
 from audio_lens.lens.rows import Prompts, as_prompts
+from audio_lens.lens.sites import Site
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -85,53 +86,138 @@ def collect(
         SiteError: a site without layers or positions.
         InputError: a pool that does not exist, or too little audio to pool.
     """
-    sites = _poolable(lens, site, layers)
-    _check_pool(lens, pool, branch)
-    texts, n_rows = _rows(prompts, codes, audio)
-    given = codes is not None or audio is not None
-    generated = 1 / lens.cfg.frame_rate if pool in _FIRST_CALL else seconds
-    guided = guidance_scale if not given or branch == "uncond" else 1.0
+    asked = gathering(
+        lens, prompts, site=site, layers=layers, pool=pool, window=window, branch=branch,
+        codes=codes, audio=audio, seconds=seconds, seed=seed, guidance_scale=guidance_scale,
+        rows_at_once=rows_at_once, progress=progress,
+    )  # fmt: skip
     values: dict[Key, list[Tensor]] = {}
     norms: dict[Key, list[Tensor]] = {}
-    starts = range(0, n_rows, rows_at_once)
-    for start in tqdm(starts, desc="activations", disable=not progress or len(starts) == 1):
-        rows = range(start, min(start + rows_at_once, n_rows))
-        part = [texts[row] for row in rows]
-        own = _codes_of(lens, codes, audio, rows)
-        frames = lens.delay.frames(generated) if own is None else own.shape[-1]
-        pooled = _Pooling(pool, _positions(lens, frames, window, pool))
-        with lens.hooks([(sites, pooled)], branch=branch):
-            if own is None:
-                Generation.plan(
-                    lens,
-                    part,
-                    seconds=generated,
-                    seed=seed,
-                    sampling=Sampling(guidance_scale),
-                ).codes(progress=progress)
-            else:
-                with torch.no_grad():
-                    lens(part, own, guidance_scale=guided)
-        for key, (pooled_values, norm) in pooled.results().items():
-            values.setdefault(key, []).append(pooled_values)
+    for batch in asked.batches():
+        for key, (pooled, norm) in batch.items():
+            values.setdefault(key, []).append(pooled)
             norms.setdefault(key, []).append(norm)
     return Activations(
         values={key: torch.cat(parts) for key, parts in values.items()},
         typical_norms={key: float(torch.cat(parts).mean()) for key, parts in norms.items()},
-        made={
-            "model": lens.cfg.model_name,
-            "site": ", ".join(dict.fromkeys(each.shorthand for each in sites)),
-            "pool": pool,
-            **({} if window is None else {"window": list(window)}),
-            "branch": branch,
-            "codes": "generated" if not given else "given" if audio is None else "encoded",
-            **({} if given else {"seconds": generated, "seed": seed}),
-            "guidance_scale": guided,
-        },
+        made=asked.made,
     )
 
 
-def _poolable(lens: "AudioLens", site: Any, layers: Any) -> tuple[Any, ...]:
+Batch = Mapping[Key, tuple[Float[Tensor, "row *site"], Float[Tensor, " row"]]]
+"""Pooled activations of some rows, and each row's mean length before pooling."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gathering:
+    """What is to be gathered, checked, before anything has run; `collect` has the words."""
+
+    lens: "AudioLens"
+    texts: tuple[str | None, ...]
+    sites: tuple[Site, ...]
+    pool: Pool
+    window: tuple[float, float | None] | None
+    branch: Literal["cond", "uncond"]
+    codes: Int[Tensor, "batch codebook frame"] | None
+    audio: Any
+    seconds: float
+    seed: int
+    guidance_scale: float
+    rows_at_once: int
+    progress: bool
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in all."""
+        return len(self.texts)
+
+    @property
+    def generates(self) -> bool:
+        """Whether prompts play their own music."""
+        return self.codes is None and self.audio is None
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """How it is gathered, for provenance."""
+        source = "generated" if self.generates else "given" if self.audio is None else "encoded"
+        return {
+            "model": self.lens.cfg.model_name,
+            "site": ", ".join(dict.fromkeys(each.shorthand for each in self.sites)),
+            "pool": self.pool,
+            **({} if self.window is None else {"window": list(self.window)}),
+            "branch": self.branch,
+            "codes": source,
+            **({"seconds": self.seconds, "seed": self.seed} if self.generates else {}),
+            "guidance_scale": self.guidance_scale,
+        }
+
+    def batches(self) -> Iterator[Batch]:
+        """Run, some rows at a time."""
+        lens = self.lens
+        starts = range(0, self.n_rows, self.rows_at_once)
+        quiet = not self.progress or len(starts) == 1
+        for start in tqdm(starts, desc="activations", disable=quiet):
+            rows = range(start, min(start + self.rows_at_once, self.n_rows))
+            read = self._codes_of(rows)
+            frames = lens.delay.frames(self.seconds) if read is None else read.shape[-1]
+            pooling = _Pooling(self.pool, _positions(lens, frames, self.window, self.pool))
+            with lens.hooks([(self.sites, pooling)], branch=self.branch), torch.no_grad():
+                self._run(rows, read)
+            yield pooling.results()
+
+    def _run(self, rows: range, read: Int[Tensor, "row codebook frame"] | None) -> None:
+        texts = [self.texts[row] for row in rows]
+        if read is not None:
+            self.lens(texts, read, guidance_scale=self.guidance_scale)
+            return
+        sampling = Sampling(self.guidance_scale)
+        Generation.plan(
+            self.lens, texts, seconds=self.seconds, seed=self.seed, sampling=sampling
+        ).codes(progress=self.progress)
+
+    def _codes_of(self, rows: range) -> Int[Tensor, "row codebook frame"] | None:
+        """What a batch of rows reads; None where it generates."""
+        if self.audio is not None:
+            return self.lens.encode([self.audio[row] for row in rows])
+        if self.codes is None or len(self.codes) == 1:
+            return self.codes
+        return self.codes[rows.start : rows.stop]
+
+
+def gathering(
+    lens: "AudioLens",
+    prompts: Prompts,
+    *,
+    site: str | Sequence[str] = "resid_post",
+    layers: int | Sequence[int] | None = None,
+    pool: Pool = "mean_steps",
+    window: tuple[float, float | None] | None = None,
+    branch: Literal["cond", "uncond"] = "cond",
+    codes: Int[Tensor, "batch codebook frame"] | None = None,
+    audio: Any = None,
+    seconds: float = 6.0,
+    seed: int = 0,
+    guidance_scale: float = 3.0,
+    rows_at_once: int = 100,
+    progress: bool = True,
+) -> Gathering:
+    """What is asked for, checked; arguments as for `collect`."""
+    sites = _poolable(lens, site, layers)
+    _check_pool(lens, pool, branch)
+    if rows_at_once < 1:
+        raise InputError(f"rows_at_once={rows_at_once}: expected at least 1.")
+    texts = _rows(prompts, codes, audio)
+    given = codes is not None or audio is not None
+    seconds = 1 / lens.cfg.frame_rate if pool in _FIRST_CALL else seconds
+    if not given:
+        _positions(lens, lens.delay.frames(seconds), window, pool)
+    return Gathering(
+        lens, texts, sites, pool, window, branch, codes, audio, seconds, seed,
+        guidance_scale if not given or branch == "uncond" else 1.0, rows_at_once, progress,
+    )  # fmt: skip
+
+
+def _poolable(lens: "AudioLens", site: Any, layers: Any) -> tuple[Site, ...]:
     sites = lens.sites.resolve(site, layers=layers)
     for found in sites:
         if found.layer is None or "pos" not in found.axes:
@@ -159,33 +245,22 @@ def _check_pool(lens: "AudioLens", pool: str, branch: str) -> None:
         )
 
 
-def _rows(prompts: Prompts, codes: Tensor | None, audio: Any) -> tuple[tuple[str | None, ...], int]:
-    """A prompt for every row, and how many rows there are."""
+def _rows(prompts: Prompts, codes: Tensor | None, audio: Any) -> tuple[str | None, ...]:
+    """A prompt for every row."""
     if codes is not None and audio is not None:
         raise InputError("give codes or audio, not both: each is what the model reads.")
     if audio is not None:
         if len(audio) == 0:
             raise InputError("audio is empty: give at least one sound.")
-        return as_prompts(prompts, len(audio)), len(audio)
+        return as_prompts(prompts, len(audio))
     texts = as_prompts(prompts)
     if codes is None or len(codes) in (1, len(texts)):
-        return texts, len(texts)
+        return texts
     if len(texts) == 1:
-        return as_prompts(prompts, len(codes)), len(codes)
+        return as_prompts(prompts, len(codes))
     raise InputError(
         f"got {len(codes)} rows of codes for {len(texts)} prompts: give one, or one each."
     )
-
-
-def _codes_of(
-    lens: "AudioLens", codes: Tensor | None, audio: Any, rows: range
-) -> Int[Tensor, "row codebook frame"] | None:
-    """What a batch of rows reads; None where it generates."""
-    if audio is not None:
-        return lens.encode([audio[row] for row in rows])
-    if codes is None or len(codes) == 1:
-        return codes
-    return codes[rows.start : rows.stop]
 
 
 def _positions(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from audio_lens.analysis.collect import Activations, Key, collect
 from audio_lens.analysis.directions import Direction
+from audio_lens.analysis.moments import moments
 from audio_lens.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,22 +72,35 @@ class Poles:
         return self._direction(vectors, "principal_component")
 
     def _direction(self, vectors: Mapping[Key, Tensor], method: str) -> Direction:
-        typical = {
-            key: (norm + self.negative.typical_norms[key]) / 2
-            for key, norm in self.positive.typical_norms.items()
+        norms = [self.positive.typical_norms, self.negative.typical_norms]
+        return _direction(vectors, method, norms, self.positive.made, self.texts)
+
+
+def _direction(
+    vectors: Mapping[Key, Tensor],
+    method: str,
+    norms: Sequence[Mapping[Key, float]],
+    made: Mapping[str, Any],
+    texts: tuple[tuple[str, ...], tuple[str, ...]],
+) -> Direction:
+    """A direction that knows where it came from."""
+    typical = {key: sum(pole[key] for pole in norms) / len(norms) for key in norms[0]}
+    said: dict[str, Any] = {}
+    if any(texts):
+        said = {
+            "n_positive": len(texts[0]),
+            "n_negative": len(texts[1]),
+            "prompts_sha256": _hashed(texts),
         }
-        said = {"prompts_sha256": _hashed(self.texts)} if any(self.texts) else {}
-        provenance = {
-            "method": method,
-            **self.positive.made,
-            "n_positive": len(next(iter(self.positive.values.values()))),
-            "n_negative": len(next(iter(self.negative.values.values()))),
-            **said,
-            "audio_lens": version("audio-lens"),
-            "transformers": version("transformers"),
-            "torch": torch.__version__,
-        }
-        return Direction(vectors, typical_norms=typical, provenance=provenance)
+    provenance = {
+        "method": method,
+        **made,
+        **said,
+        "audio_lens": version("audio-lens"),
+        "transformers": version("transformers"),
+        "torch": torch.__version__,
+    }
+    return Direction(vectors, typical_norms=typical, provenance=provenance)
 
 
 def gather_poles(
@@ -116,12 +130,7 @@ def gather_poles(
         >>> poles.difference_in_means().layers
         (0, 1)
     """
-    for pole, prompts in (("positive", positive), ("negative", negative)):
-        if isinstance(prompts, str) or len(prompts) == 0:
-            raise InputError(f"{pole} must be a list of at least one prompt, got {prompts!r}.")
-    if list(positive) == list(negative):
-        raise InputError("the positive and negative prompts are the same: nothing to subtract.")
-    _warn_of_lengths(lens, positive, negative)
+    _check_poles(lens, positive, negative)
     return Poles(
         collect(lens, positive, **gathering),
         collect(lens, negative, **gathering),
@@ -164,10 +173,13 @@ def difference_in_means(
         >>> faster.layers, faster.layer(1).shape
         ((0, 1), torch.Size([64]))
     """
-    poles = gather_poles(
-        lens, positive=positive, negative=negative, site=site, layers=layers, **gathering
-    )
-    return poles.difference_in_means()
+    _check_poles(lens, positive, negative)
+    asked = {"site": site, "layers": layers, **gathering}
+    poles = [moments(lens, prompts, **asked) for prompts in (positive, negative)]
+    vectors = {key: mean - poles[1].means[key] for key, mean in poles[0].means.items()}
+    texts = tuple(positive), tuple(negative)
+    norms = [pole.typical_norms for pole in poles]
+    return _direction(vectors, "difference_in_means", norms, poles[0].made, texts)
 
 
 WAYS = ("free", "same_codes", "first_step", "eos_text")
@@ -228,6 +240,15 @@ def ways_of_taking(
     return {way: difference_in_means(lens, **asked, **options[way]) for way in chosen}
 
 
+def _check_poles(lens: "AudioLens", positive: Sequence[str], negative: Sequence[str]) -> None:
+    for pole, prompts in (("positive", positive), ("negative", negative)):
+        if isinstance(prompts, str) or len(prompts) == 0:
+            raise InputError(f"{pole} must be a list of at least one prompt, got {prompts!r}.")
+    if list(positive) == list(negative):
+        raise InputError("the positive and negative prompts are the same: nothing to subtract.")
+    _warn_of_lengths(lens, positive, negative)
+
+
 def _warn_of_lengths(lens: "AudioLens", positive: Sequence[str], negative: Sequence[str]) -> None:
     """A prefix's length moves every position behind it, which looks like a concept."""
     counts = [sorted(lens._conditioner.n_prefix(p) for p in pole) for pole in (positive, negative)]
@@ -236,7 +257,7 @@ def _warn_of_lengths(lens: "AudioLens", positive: Sequence[str], negative: Seque
             "the poles' prompts have different numbers of text tokens. In a melody model these "
             "are positions, so the difference also holds that of their lengths: match the "
             "prompts' token counts (lens.text_tokens).",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -36,7 +36,9 @@ class Marked:
             layers=1, coefficient=strength,
         )  # fmt: skip
         with lens.intervene(mark):
-            return collect(lens, None, codes=self.codes, progress=False, **asked)
+            return collect(
+                lens, None, codes=self.codes, rows_at_once=len(self), progress=False, **asked
+            )
 
 
 def test_a_planted_label_is_read_from_its_layer_on(lens) -> None:
