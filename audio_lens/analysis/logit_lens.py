@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError
+from audio_lens.lens.engine import Registration
 from audio_lens.lens.generation import decode_codes
 from audio_lens.lens.rows import as_prompts
 
@@ -237,7 +238,7 @@ def early_exit(lens: "AudioLens", layer: int) -> Iterator["AudioLens"]:
         ...     clips = lens.generate("a song", seconds=0.1, progress=False)
     """
     source, end = (
-        lens.sites.resolve("resid_post", layers=n)[0].name for n in (layer, lens.cfg.n_layers - 1)
+        lens.sites.resolve("resid_post", layers=n)[0] for n in (layer, lens.cfg.n_layers - 1)
     )
     left: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
@@ -247,6 +248,10 @@ def early_exit(lens: "AudioLens", layer: int) -> Iterator["AudioLens"]:
     def leave(tensor: Tensor, *, hook: Any) -> Tensor:
         return left.pop((hook.branch, hook.rows))
 
-    pairs = [] if source == end else [(source, remember), (end, leave)]
-    with lens.hooks(pairs, branch="both"):
+    label = f"early exit behind layer {layer}"
+    passing = [
+        Registration(remember, (source,), "both", "read"),
+        Registration(leave, (end,), "both", label=lambda row: label),
+    ]
+    with lens._engine.registered([] if source is end else passing):
         yield lens

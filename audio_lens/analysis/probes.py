@@ -162,8 +162,8 @@ class Probe:
 
     @property
     def selectivity(self) -> float:
-        """The score above that of shuffled labels."""
-        return self.score.value - self.baselines["shuffled"].value
+        """The score above the best of its baselines."""
+        return self.score.value - max(found.value for found in self.baselines.values())
 
     def read(self, x: Float[Tensor, "clip *site"]) -> Float[Tensor, "clip output"]:
         """What the probe gives: one number for two classes and graded labels, else one a class."""

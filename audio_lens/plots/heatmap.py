@@ -1,4 +1,4 @@
-"""Maps of patching results: one panel per site, colours centred on no effect."""
+"""Pictures of patching results: maps with colours centred on no effect, or bars; one per site."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from audio_lens.errors import InputError
-from audio_lens.plots.panels import Axis, panels
+from audio_lens.plots.panels import Axis, bars, panels
 
 if TYPE_CHECKING:
     from audio_lens.patching.result import PatchingResult
@@ -15,7 +15,7 @@ _WHAT = ("recovery", "values", "effect")
 
 
 def patching_map(result: "PatchingResult", what: str) -> Figure:
-    """A heatmap of a grid with one or two axes (and sites), time in seconds along positions.
+    """A map of a grid with two axes, bars of one with one; time in seconds along positions.
 
     Raises:
         InputError: another quantity, or a grid with more axes: `select` one first.
@@ -33,14 +33,12 @@ def patching_map(result: "PatchingResult", what: str) -> Figure:
     centred = _centred(values, what, result)
     if sites is None:
         sites, centred = (", ".join(result.provenance.get("site", ())),), centred[None]
-    *row, column = (_axis(name, labels, result) for name, labels in axes.items())
-    return panels(
-        {site: np.atleast_2d(panel) for site, panel in zip(sites, centred, strict=True)},
-        rows=row[0] if row else None,
-        columns=column,
-        scale=_label(what, result),
-        signed=True,
-    )
+    by_site = dict(zip(sites, centred, strict=True))
+    *rows, column = (_axis(name, labels, result) for name, labels in axes.items())
+    label = _label(what, result)
+    if not rows:
+        return bars(by_site, columns=column, scale=label)
+    return panels(by_site, rows=rows[0], columns=column, scale=label, signed=True)
 
 
 def _centred(values: Any, what: str, result: "PatchingResult") -> np.ndarray:

@@ -22,7 +22,7 @@ class Axis:
 def panels(
     values: Mapping[str, Float[np.ndarray, "row column"]],
     *,
-    rows: Axis | None,
+    rows: Axis,
     columns: Axis,
     scale: str,
     signed: bool = False,
@@ -40,11 +40,23 @@ def panels(
         image = axis.imshow(panel, aspect="auto", origin="lower", interpolation="nearest", **look)
         axis.set_title(title, fontsize="medium")
         _ticks(axis.xaxis, columns)
-        if rows is None:
-            axis.set_yticks([])
-        else:
-            _ticks(axis.yaxis, rows)
+        _ticks(axis.yaxis, rows)
     figure.colorbar(image, ax=list(drawn), label=scale, shrink=0.9)
+    return figure
+
+
+def bars(
+    values: Mapping[str, Float[np.ndarray, " column"]], *, columns: Axis, scale: str
+) -> Figure:
+    """A figure with one panel of bars per title, all on one scale: what has a single axis."""
+    figure = Figure(figsize=(1.2 + 3.4 * len(values), 3.0), layout="constrained")
+    drawn = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
+    for axis, (title, heights) in zip(drawn, values.items(), strict=True):
+        axis.bar(range(len(heights)), heights, color="#b2182b")
+        axis.axhline(0, color="0.3", linewidth=0.8)
+        axis.set_title(title, fontsize="medium")
+        _ticks(axis.xaxis, columns)
+    drawn[0].set_ylabel(scale)
     return figure
 
 

@@ -49,6 +49,7 @@ def test_an_early_exit_plays_what_its_own_layer_predicts(lens) -> None:
     found = logit_lens(lens, PROMPTS[0], clip.codes[None])
     assert torch.equal(found.heard[found.layers.index("0"), 0], clip.codes)
     assert not torch.equal(clip.codes, whole.codes)
+    assert clip.interventions == ("early exit behind layer 0",)
 
 
 def test_each_row_is_guided_for_itself(lens, codes) -> None:
