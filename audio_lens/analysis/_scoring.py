@@ -26,6 +26,8 @@ class Task:
     parts: Mapping[str, np.ndarray]
     """Places of the clips of each split."""
     groups: np.ndarray
+    names: np.ndarray | None = None
+    """The labels that the numbers of classes stand for, as they were given."""
 
     @classmethod
     def of(cls, labels: Any, *, split: Any, groups: Any, seed: int) -> "Task":
@@ -45,14 +47,19 @@ class Task:
             task = cls(labels.astype(float), None, parts, groups)
         else:
             names, y = np.unique(labels, return_inverse=True)
-            task = cls(y, tuple(map(str, names)), parts, groups)
+            if "nan" in map(str, names):
+                raise InputError("some labels are missing (nan): leave such clips out.")
+            task = cls(y, tuple(map(str, names)), parts, groups, names)
         task._check()
         return task
 
     def _check(self) -> None:
         if self.classes is None:
-            if np.ptp(self.y[self.parts["train"]]) == 0:
-                raise InputError("all training labels are the same number: nothing to learn.")
+            for name, part in self.parts.items():
+                if np.ptp(self.y[part]) == 0:
+                    raise InputError(
+                        f"all {name} labels are the same number: there is nothing to learn or tell."
+                    )
             return
         if len(self.classes) < 2:
             raise InputError(
@@ -63,7 +70,7 @@ class Task:
             if missing:
                 raise InputError(
                     f"the {name} split has no clip of {missing[0]!r}: give more clips, or a split "
-                    f"in which every class occurs."
+                    f"in which every class occurs; if the label is a quantity, give it as floats."
                 )
 
     @property
@@ -101,9 +108,17 @@ class Task:
         return {"chance": _exact(1 / self.n_classes), "majority": _exact(majority)}
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
-        """Labels whose training part is dealt anew."""
+        """Labels whose training part is dealt anew: among groups where each has one label.
+
+        A probe can learn what belongs to a group; so must one that is fitted to chance.
+        """
         mixed, train = self.y.copy(), self.parts["train"]
-        mixed[train] = rng.permutation(self.y[train])
+        y = self.y[train]
+        _, first, member = np.unique(self.groups[train], return_index=True, return_inverse=True)
+        if (y == y[first][member]).all():
+            mixed[train] = rng.permutation(y[first])[member]
+        else:
+            mixed[train] = rng.permutation(y)
         return mixed
 
     def interval(self, guessed: np.ndarray, *, seed: int) -> Estimate:
@@ -158,6 +173,7 @@ def choose_and_score(
             {
                 "score": task.interval(guessed, seed=seed),
                 "baselines": {**task.trivial, "shuffled": chance},
+                "validation": on_validation[strength][n],
                 "strength": strength,
                 "_fit": fit,
             }
@@ -170,5 +186,5 @@ def _exact(value: float) -> Estimate:
 
 
 def _spread(scores: Sequence[float]) -> Estimate:
-    low, high = np.percentile(scores, [2.5, 97.5])
-    return Estimate(float(np.mean(scores)), float(low), float(high))
+    """Mean and range: too few are drawn for percentiles to mean more."""
+    return Estimate(float(np.mean(scores)), float(np.min(scores)), float(np.max(scores)))

@@ -54,7 +54,11 @@ class AttentionByLag:
         lag = round(seconds * self.frame_rate)
         if not 0 <= lag - width <= lag + width < self.weights.shape[-1]:
             last = (self.weights.shape[-1] - 1 - width) / self.frame_rate
-            raise InputError(f"a lag of {seconds} s was not measured: give at most {last:g} s.")
+            first = width / self.frame_rate
+            raise InputError(
+                f"a lag of {seconds} s was not measured with {width} to either side: give "
+                f"{first:g} to {last:g} s."
+            )
         return self.weights[..., lag - width : lag + width + 1].sum(-1)
 
     def plot(self) -> "Figure":
@@ -144,10 +148,10 @@ def attention_by_lag(
     """
     n_lags = round(seconds * lens.cfg.frame_rate) + 1
     n_positions = codes.shape[-1] + max(lens.cfg.delays)
-    if not 1 <= n_lags < n_positions:
+    if not 2 <= n_lags < n_positions:
         raise InputError(
             f"seconds={seconds} with codes of {codes.shape[-1] / lens.cfg.frame_rate:g} s: lags "
-            f"must be shorter than the codes."
+            f"must be at least a frame, and shorter than the codes."
         )
 
     def by_lag(pattern: Tensor, layout: "Layout") -> Tensor:
@@ -225,8 +229,8 @@ def words_of_tokens(lens: "AudioLens", prompt: str) -> dict[int, tuple[int, str]
         if last <= first:  # no letters of the prompt: the end of the text
             found[token] = (len(spans), "</s>")
             continue
-        # A token may begin with the space in front of its word, so its last letter decides.
-        place = max(n for n, (start, _) in enumerate(spans) if start < last)
+        # A token may hold nothing but the space in front of its word.
+        place = next((n for n, (_, stop) in enumerate(spans) if stop > first), len(spans) - 1)
         found[token] = (place, prompt[slice(*spans[place])])
     return found
 
@@ -295,6 +299,8 @@ def _averaged(
 ) -> Mapping[int, Tensor]:
     """A reduction of every layer's pattern, averaged over rows, by layer."""
     sites = lens.sites.resolve(site, layers=layers)
+    if branch not in ("cond", "uncond"):
+        raise InputError(f'branch must be "cond" or "uncond", one half, got {branch!r}.')
     sums: dict[int, Tensor] = {}
 
     def add_up(pattern: Tensor, *, hook: Any) -> None:

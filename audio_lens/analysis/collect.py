@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.decode import Sampling
 from audio_lens.lens.generation import Generation
@@ -155,11 +157,17 @@ class Gathering:
         """Run, some rows at a time."""
         lens = self.lens
         starts = range(0, self.n_rows, self.rows_at_once)
+        length = None
         quiet = not self.progress or len(starts) == 1
         for start in tqdm(starts, desc="activations", disable=quiet):
             rows = range(start, min(start + self.rows_at_once, self.n_rows))
             read = self._codes_of(rows)
             frames = lens.delay.frames(self.seconds) if read is None else read.shape[-1]
+            if frames != (length := length or frames):
+                raise InputError(
+                    f"sounds of {length} and {frames} frames: what is averaged over would differ, "
+                    f"cut them to one length."
+                )
             pooling = _Pooling(self.pool, _positions(lens, frames, self.window, self.pool))
             with lens.hooks([(self.sites, pooling)], branch=self.branch), torch.no_grad():
                 self._run(rows, read)
@@ -250,9 +258,13 @@ def _rows(prompts: Prompts, codes: Tensor | None, audio: Any) -> tuple[str | Non
     if codes is not None and audio is not None:
         raise InputError("give codes or audio, not both: each is what the model reads.")
     if audio is not None:
+        if isinstance(audio, str | Path | Clip):
+            raise InputError("audio is a list of sounds: give [sound] for a single one.")
         if len(audio) == 0:
             raise InputError("audio is empty: give at least one sound.")
         return as_prompts(prompts, len(audio))
+    if codes is not None and len(codes) == 0:
+        raise InputError("codes have no rows: give at least one.")
     texts = as_prompts(prompts)
     if codes is None or len(codes) in (1, len(texts)):
         return texts

@@ -60,6 +60,9 @@ def controls(
             raise InputError(f"no kind {kind!r}: there are {', '.join(KINDS)}.")
         if kind != "isotropic" and poles is None:
             raise InputError(f"{kind!r} controls are drawn from activations: give poles=.")
+    for name in others or {}:
+        if name in KINDS:
+            raise InputError(f"{name!r} is a kind of its own: call the other concept by its name.")
     generator = torch.Generator().manual_seed(seed)
     made: dict[str, list[Direction]] = {}
     for kind in kinds:
@@ -71,6 +74,7 @@ def controls(
 
 
 Vectors = dict[Key, Tensor]
+_FEWEST_PAIRS = 6
 
 
 def _isotropic(
@@ -103,11 +107,22 @@ def _flipped(
 ) -> Iterator[Vectors]:
     pairs = {key: poles.pairs[key] for key in direction}
     n_pairs = len(next(iter(pairs.values())))
-    if n_pairs < 2:
-        raise InputError("flipped controls need at least two pairs.")
+    if n_pairs < _FEWEST_PAIRS:
+        raise InputError(
+            f"flipped controls need at least {_FEWEST_PAIRS} pairs, got {n_pairs}: of fewer, too "
+            f"many flips are the direction itself."
+        )
+    made_by = direction.provenance.get("method", "difference_in_means")
+    if made_by != "difference_in_means":
+        raise InputError(
+            f"flipped controls are differences in means, this direction is a {made_by}: compare "
+            f"it with the other kinds."
+        )
     for _ in range(n):
         # One flip for all layers: a control is one experiment.
         signs = torch.randint(2, (n_pairs,), generator=generator) * 2.0 - 1
+        while signs.abs().sum() == signs.sum().abs():  # all alike: the direction itself
+            signs = torch.randint(2, (n_pairs,), generator=generator) * 2.0 - 1
         yield {key: torch.einsum("n,n...->...", signs, p) / n_pairs for key, p in pairs.items()}
 
 

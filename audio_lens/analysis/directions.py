@@ -120,7 +120,13 @@ class Direction:
         return self * (1 / factor)
 
     def __neg__(self) -> "Direction":
-        return self * -1.0
+        turned = self * -1.0
+        return replace(turned, provenance={**self._from("negated")})
+
+    def _from(self, method: str, *others: "Direction") -> dict[str, Any]:
+        """The provenance of what is made from this one."""
+        sources = [dict(each.provenance) for each in (self, *others)]
+        return {"method": method, "of": sources, "model": self.provenance.get("model")}
 
     def unit(self) -> "Direction":
         """The same with every vector of length 1; `raw_norms` stay those of the data.
@@ -157,14 +163,18 @@ class Direction:
     def project_off(self, other: "Direction") -> "Direction":
         """The part at right angles to another direction, layer by layer."""
         along = self.project_onto(other)
-        return self._with({key: v - along.vectors[key] for key, v in self.vectors.items()})
+        left = self._with({key: v - along.vectors[key] for key, v in self.vectors.items()})
+        return replace(left, provenance=self._from("project_off", other))
 
     def project_onto(self, other: "Direction") -> "Direction":
         """The part along another direction, layer by layer."""
+        if set(self.vectors) - set(other.vectors):
+            raise InputError("a direction is projected onto one of the same sites and layers.")
         unit = other.unit().vectors
-        return self._with(
+        along = self._with(
             {key: (v * unit[key]).sum() * unit[key] for key, v in self.vectors.items()}
         )
+        return replace(along, provenance=self._from("project_onto", other))
 
     def cosine(self, other: "Direction") -> dict[Key, float]:
         """Cosine with another direction at every site and layer both have."""

@@ -67,10 +67,18 @@ class Eraser:
                 raise InputError(f"{len(x)} rows at {site} {layer} and {len(z)} labels.")
             if x.ndim not in (2, 3):
                 raise InputError(f"{site} has heads: erase at a site of width d_model.")
+            if not x.isfinite().all():
+                raise InputError(f"activations at {site} {layer} are not finite.")
+            if z.shape[1] > x.shape[-1]:
+                raise InputError(
+                    f"{z.shape[1]} classes in {x.shape[-1]} dimensions leave nothing standing: if "
+                    f"the label is a quantity, give it as floats."
+                )
             rows = x.double().flatten(0, -2)
             repeated = z.repeat_interleave(len(rows) // len(z), 0)
             parts[site, layer] = _leace(rows, repeated)
-        return cls(MappingProxyType(parts), MappingProxyType(dict(made)))
+        how = {"method": "leace", "clips": len(z), "label_dimensions": z.shape[1]}
+        return cls(MappingProxyType(parts), MappingProxyType({**made, **how}))
 
     def __call__(self, x: Float[Tensor, "*rows d_model"], site: str, layer: int) -> Tensor:
         """Activations without the label."""
@@ -115,6 +123,8 @@ def _leace(
 
 def _as_numbers(labels: np.ndarray) -> Float[Tensor, "clip label"]:
     """Graded labels as they are, classes one-hot."""
+    if labels.ndim != 1:
+        raise InputError(f"labels must be one per clip, got shape {labels.shape}.")
     if labels.dtype.kind == "f":
         z = torch.from_numpy(labels.astype(float))[:, None]
     else:
@@ -124,4 +134,6 @@ def _as_numbers(labels: np.ndarray) -> Float[Tensor, "clip label"]:
         z = torch.nn.functional.one_hot(torch.from_numpy(places), len(names)).double()
     if not z.isfinite().all():
         raise InputError("a label is not finite: leave such clips out.")
+    if (z == z[0]).all():
+        raise InputError("all labels are the same: there is nothing to erase.")
     return z

@@ -31,7 +31,8 @@ class LogitAttribution:
     """What each part adds to the logits of some codes; the parts sum to them."""
 
     parts: tuple[str, ...]
-    """`embed`, `pos_embed`, `3.attn.1` (a head), `3.cross_attn.0`, `3.mlp`, and `bias`."""
+    """`embed`, `pos_embed`, `3.attn.1` (a head), `3.cross_attn.0`, `3.mlp`, and `bias`; `edits` is
+    what hooks and interventions that were in place wrote into the stream itself."""
     values: Float[Tensor, "part batch codebook frame"]
     """In logits."""
     frame_rate: int
@@ -104,7 +105,9 @@ def logit_attribution(
         True
     """
     attentions = [kind for kind in ("attn", "cross_attn") if f"{kind}.z" in lens.sites.shorthands]
-    sites = ["hook_embed", "hook_pos_embed", "mlp_out", "ln_final.hook_scale"]
+    edited = lens._engine.active
+    last = f"blocks.{lens.cfg.n_layers - 1}.hook_resid_post"
+    sites = ["hook_embed", "hook_pos_embed", "mlp_out", "ln_final.hook_scale", last]
     sites += [f"{kind}.z" for kind in attentions] if heads else [f"{k}_out" for k in attentions]
     logits, cache = lens.run_with_cache(
         prompts, codes, names_filter=sites, guidance_scale=guidance_scale
@@ -133,6 +136,8 @@ def logit_attribution(
             else:
                 values[f"{layer}.{kind}"] = _along(lens, reads, written)
         values[f"{layer}.mlp"] = _along(lens, reads, _part(cache, "mlp_out", layer))
+    if edited:
+        values["edits"] = _along(lens, reads, _part(cache, last)) - sum(values.values())
     values["bias"] = constant
     return LogitAttribution(
         tuple(values), torch.stack(list(values.values())).float().cpu(), lens.cfg.frame_rate

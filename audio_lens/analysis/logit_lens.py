@@ -87,6 +87,8 @@ class LogitLens:
         from audio_lens.plots.panels import Axis, panels
 
         values = self._quantity(what).float()
+        if example is not None and not 0 <= example < values.shape[1]:
+            raise InputError(f"example={example}: there are {values.shape[1]}, from 0.")
         chosen = values.mean(1) if example is None else values[:, example]
         times = [f"{frame / self.frame_rate:g}" for frame in range(values.shape[-1])]
         return panels(
@@ -152,10 +154,9 @@ def logit_lens(
     )
     final = logits.float().log_softmax(-1)
     codes = codes.to(logits.device).expand(len(logits), -1, -1)
-    generator = None if seed is None else torch.Generator(logits.device).manual_seed(seed)
     texts = as_prompts(prompts, len(logits))
     scales = torch.tensor([1.0 if text is None else guidance_scale for text in texts])
-    read = [_read(lens, cache, name, final, codes, scales, generator) for name in sites.values()]
+    read = [_read(lens, cache, name, final, codes, scales, seed) for name in sites.values()]
     true, rank, entropy, kl, heard = (torch.stack(c).cpu() for c in zip(*read, strict=True))
     return LogitLens(
         layers=tuple(sites),
@@ -179,7 +180,7 @@ def _read(
     final: Float[Tensor, "batch codebook frame vocab"],
     codes: Int[Tensor, "batch codebook frame"],
     scales: Float[Tensor, " batch"],
-    generator: torch.Generator | None,
+    seed: int | None,
 ) -> tuple[Tensor, ...]:
     """One layer's quantities, each [batch codebook frame].
 
@@ -194,9 +195,10 @@ def _read(
     nats = lens.delay.align(guided).log_softmax(-1)
     true = nats.gather(-1, codes[..., None])
     likely = nats.exp()
-    if generator is None:
+    if seed is None:
         heard = nats.argmax(-1)
-    else:
+    else:  # the same random numbers for every layer
+        generator = torch.Generator(nats.device).manual_seed(seed)
         drawn = torch.multinomial(likely.flatten(0, 2), 1, generator=generator)
         heard = drawn.view(codes.shape)
     return (
@@ -237,9 +239,16 @@ def early_exit(lens: "AudioLens", layer: int) -> Iterator["AudioLens"]:
         >>> with early_exit(lens, 0):
         ...     clips = lens.generate("a song", seconds=0.1, progress=False)
     """
-    source, end = (
-        lens.sites.resolve("resid_post", layers=n)[0] for n in (layer, lens.cfg.n_layers - 1)
-    )
+    if not isinstance(layer, int):
+        raise InputError(f"early_exit takes one layer, got {layer!r}.")
+    last = lens.cfg.n_layers - 1
+    layer = lens.sites.resolve("resid_post", layers=layer)[0].layer or 0
+    if layer == last:
+        yield lens
+        return
+    # What enters the next block, so that what others write behind this one is left in.
+    source = lens.sites.resolve("resid_pre", layers=layer + 1)[0]
+    end = lens.sites.resolve("resid_post", layers=last)[0]
     left: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def remember(tensor: Tensor, *, hook: Any) -> None:
@@ -253,5 +262,5 @@ def early_exit(lens: "AudioLens", layer: int) -> Iterator["AudioLens"]:
         Registration(remember, (source,), "both", "read"),
         Registration(leave, (end,), "both", label=lambda row: label),
     ]
-    with lens._engine.registered([] if source is end else passing):
+    with lens._engine.registered(passing):
         yield lens

@@ -50,8 +50,9 @@ class Poles:
 
     def difference_in_means(self) -> Direction:
         """The mean over positive prompts minus that over negative ones."""
+        over = (0, 1) if self.positive.made.get("pool") == "every_step" else (0,)
         vectors = {
-            key: values.mean(0) - self.negative.values[key].mean(0)
+            key: values.mean(over) - self.negative.values[key].mean(over)
             for key, values in self.positive.values.items()
         }
         return self._direction(vectors, "difference_in_means")
@@ -226,17 +227,23 @@ def ways_of_taking(
     for way in chosen:
         if way not in WAYS:
             raise InputError(f"no way {way!r}: there are {', '.join(WAYS)}.")
+    over_time: dict[str, Any] = {n: gathering.pop(n) for n in ("pool", "window") if n in gathering}
     asked = {"positive": positive, "negative": negative, **gathering}
     options: dict[str, dict[str, Any]] = {
-        "free": {"seconds": seconds, "seed": seed},
+        "free": {"seconds": seconds, "seed": seed, **over_time},
         "first_step": {"pool": "first_step", "seed": seed},
         "eos_text": {"pool": "end_of_text", "seed": seed},
     }
     if "same_codes" in chosen:
-        shown = {"progress": gathering.get("progress", True)}
-        clips = lens.generate(list(positive), seconds=seconds, seed=seed, **shown)
+        clips = lens.generate(
+            list(positive),
+            seconds=seconds,
+            seed=seed,
+            guidance_scale=gathering.get("guidance_scale", 3.0),
+            progress=gathering.get("progress", True),
+        )
         codes = torch.stack([clip.codes for clip in clips if clip.codes is not None])
-        options["same_codes"] = {"codes": codes.to(lens.cfg.device)}
+        options["same_codes"] = {"codes": codes.to(lens.cfg.device), **over_time}
     return {way: difference_in_means(lens, **asked, **options[way]) for way in chosen}
 
 

@@ -32,8 +32,8 @@ class ProbeSweep:
     """Model, clips, pool and versions."""
 
     def best(self) -> Place:
-        """Where the label is read best."""
-        return max(self.probes, key=lambda place: self.probes[place].score.value)
+        """Where the label is read best, on validation clips; its own score is of test clips."""
+        return max(self.probes, key=lambda place: self.probes[place].validation)
 
     def to_dataframe(self) -> "DataFrame":
         """One row per place: score with interval, baselines, selectivity."""
@@ -44,7 +44,8 @@ class ProbeSweep:
             where = {"site": site, "layer": layer} | ({} if head is None else {"head": head})
             score = {"score": probe.score.value, "low": probe.score.low, "high": probe.score.high}
             beside = {name: found.value for name, found in probe.baselines.items()}
-            rows.append({**where, **score, **beside, "selectivity": probe.selectivity})
+            also = {"selectivity": probe.selectivity, "validation": probe.validation}
+            rows.append({**where, **score, **beside, **also})
         return pandas.DataFrame(rows)
 
     def plot(self, beside: "Mapping[str, ProbeSweep] | None" = None) -> "Figure":
@@ -144,6 +145,10 @@ def probe_sweep(
         activations = collect(
             lens, prompts, site=site, layers=layers, pool=pool, audio=data, progress=progress
         )
+    if activations.made.get("pool") == "every_step":
+        raise InputError("these activations are of every step: pool them over time.")
+    groups = getattr(data, "groups", None)
+    fitting = {"groups": groups, **fitting}
     probes: dict[Place, Probe] = {}
     bar = tqdm(activations.values.items(), desc="probes", disable=not progress)
     for (name, layer), x in bar:

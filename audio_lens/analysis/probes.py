@@ -49,7 +49,9 @@ class Probe:
     score: Estimate
     """On test clips: accuracy, or R squared for graded labels, with its interval over groups."""
     baselines: Mapping[str, Estimate]
-    """`chance`, `majority` (or `mean`) and `shuffled`, on the same clips."""
+    """`chance`, `majority` (or `mean`) and `shuffled` (its mean and range), on the same clips."""
+    validation: float
+    """The score on validation clips, to choose places by: choosing by test scores flatters."""
     strength: float
     """The one chosen on validation clips, of `STRENGTHS`."""
     counts: Mapping[str, int]
@@ -60,6 +62,7 @@ class Probe:
     """How the activations were gathered."""
     _fit: Fit | None = None
     _shape: tuple[int, ...] = ()
+    _names: np.ndarray | None = None
 
     @classmethod
     def fit(
@@ -100,6 +103,7 @@ class Probe:
             InputError: counts that differ, activations that are not finite, a single class, a
                 class that a split lacks, a group in two splits, or a kind that does not fit.
         """
+        x = torch.as_tensor(x)
         task = Task.of(labels, split=split, groups=groups, seed=seed)
         chosen = kind or task.usual_kind
         _check(x, task, chosen, shuffles)
@@ -114,7 +118,7 @@ class Probe:
         )
         return cls(
             kind=chosen, classes=task.classes, counts=task.counts, site=site, layer=layer,
-            made=dict(made or {}), _shape=tuple(x.shape[1:]), **found,
+            made=dict(made or {}), _shape=tuple(x.shape[1:]), _names=task.names, **found,
         )  # fmt: skip
 
     @classmethod
@@ -155,7 +159,8 @@ class Probe:
         return [
             cls(
                 kind=kind, classes=task.classes, counts=task.counts, site=site, layer=layer,
-                made={**(made or {}), "head": head}, _shape=tuple(x.shape[1:]), **found,
+                made={**(made or {}), "head": head}, _shape=tuple(x.shape[1:]),
+                _names=task.names, **found,
             )
             for head, found in enumerate(scored)
         ]  # fmt: skip
@@ -172,10 +177,10 @@ class Probe:
         return torch.from_numpy(self._fit.outputs(rows)).float()
 
     def predict(self, x: Float[Tensor, "clip *site"]) -> np.ndarray:
-        """Labels of activations: names of classes, or numbers."""
+        """Labels of activations, as they were given: names of classes, or numbers."""
         assert self._fit is not None
         found = self._fit.predict(x.detach().cpu().flatten(1).double().numpy())
-        return found if self.classes is None else np.array(self.classes)[found]
+        return found if self._names is None else self._names[found]
 
     @property
     def direction(self) -> "Direction":
@@ -250,6 +255,8 @@ def _check(x: Tensor, task: Task, kind: str, shuffles: int) -> None:
         what = "graded labels (floats)" if graded else "classes"
         fitting = " or ".join(_KINDS_FOR[graded])
         raise InputError(f"kind={kind!r} is not for {what}: take {fitting}.")
+    if x.ndim < 2:
+        raise InputError(f"activations must be [clip ...], one row each, got {tuple(x.shape)}.")
     if len(x) != len(task.y):
         raise InputError(
             f"{len(x)} rows of activations and {len(task.y)} labels: give one of each per clip."

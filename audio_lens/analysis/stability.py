@@ -62,6 +62,10 @@ def stability(
         >>> bool(found.interval(("resid_post", 0))[1, 0] > 0.99)
         True
     """
+    if len(set(zip(*poles.texts, strict=True))) < len(poles.texts[0]):
+        raise InputError("some pairs of prompts occur twice: a subset would know the rest.")
+    if draws < 1 or not sizes:
+        raise InputError(f"draws={draws}, sizes={tuple(sizes)}: give at least one of each.")
     pairs = {key: rows.flatten(1) for key, rows in poles.pairs.items()}
     n_pairs = len(next(iter(pairs.values())))
     for size in sizes:

@@ -1,6 +1,7 @@
 """A folder of your own audio with a table of labels, read as labelled clips are."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ class LabelledFolder:
     """[clip]: "train", "validation" or "test"."""
     seconds: float
     start: float
+    groups: np.ndarray
+    """[clip]: what belongs together, for intervals."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,15 +99,27 @@ def labelled_folder(
     for wanted in ("file", label, *([group] if group else [])):
         if wanted not in columns:
             raise InputError(f"the table has no column {wanted!r}: it has {', '.join(columns)}.")
+    if not (seconds > 0 and start >= 0):
+        raise InputError(f"seconds={seconds}, start={start}: hear more than nothing, from 0 on.")
     _check_files(folder, columns["file"], start + seconds)
     labels, classes = _labels(columns[label], label, graded)
-    named = {name: np.array(values) for name, values in columns.items()}
+    named = {name: _plain(values) for name, values in columns.items()}
     split = named.get("split")
     groups = named[group] if group else np.arange(len(labels))
     split = split_by(groups, seed=seed) if split is None else split
     check_split(split, groups)
     kept = {**named, label: labels, "label": labels, "split": split}
-    return LabelledFolder(folder, label, labels, classes, kept, split, seconds, start)
+    return LabelledFolder(folder, label, labels, classes, kept, split, seconds, start, groups)
+
+
+def _plain(values: Sequence[Any]) -> np.ndarray:
+    """A column as numbers where all of it is, else as it stands."""
+    if any(isinstance(value, bool | np.bool_) for value in values):
+        return np.array(values)
+    try:
+        return np.array([float(value) for value in values])
+    except (TypeError, ValueError):
+        return np.array(values)
 
 
 def _columns(folder: Path, table: Any) -> dict[str, list[Any]]:
@@ -131,6 +146,9 @@ def _check_files(folder: Path, files: Sequence[Any], seconds: float) -> None:
     """Open every file's header, so that nothing is found missing after an hour."""
     import soundfile
 
+    twice = [name for name, count in Counter(map(str, files)).items() if count > 1]
+    if twice:
+        raise InputError(f"the table names {twice[0]!r} twice: it would be learned and tested on.")
     for name in files:
         path = folder / str(name)
         if not path.is_file():
@@ -150,10 +168,11 @@ def _labels(
     values: Sequence[Any], name: str, graded: bool | None
 ) -> tuple[np.ndarray, tuple[str, ...] | None]:
     for place, value in enumerate(values):
-        if value is None or str(value).strip() == "":
+        if value is None or str(value).strip() in ("", "nan"):
             raise InputError(f"the label {name!r} of row {place} is empty: fill it, or drop it.")
+    truths = any(isinstance(value, bool | np.bool_) for value in values)
     try:
-        numbers = np.array([float(value) for value in values])
+        numbers = None if truths else np.array([float(value) for value in values])
     except (TypeError, ValueError):
         numbers = None
     if graded and numbers is None:

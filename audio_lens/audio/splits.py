@@ -52,6 +52,6 @@ def check_split(split: np.ndarray, groups: np.ndarray) -> None:
         within = set(split[member == n].tolist())
         if len(within) > 1:
             raise InputError(
-                f"group {group.item()!r} is in the splits {' and '.join(sorted(within))}: what "
+                f"group {str(group)!r} is in the splits {' and '.join(sorted(within))}: what "
                 f"belongs together would be both learned from and tested on."
             )

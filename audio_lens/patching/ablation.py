@@ -54,6 +54,9 @@ def ablate(
         >>> result.effect.shape
         torch.Size([2, 4, 1])
     """
+    for name in ("clean", "corrupted", "into"):
+        if name in options:
+            raise InputError(f"ablate has one run, so it takes no {name!r}: see activation_patch.")
     guidance_scale = options.get("guidance_scale", 1.0)
     names = (site,) if isinstance(site, str) else tuple(site)
     unfit = [name for name in names if name.endswith(("scores", "pattern"))]
@@ -62,7 +65,7 @@ def ablate(
             f"{unfit[0]} has no mean or zero that a query may attend by: knock out attn.z, or give "
             f"donor='resample' or a tensor."
         )
-    if site == BLOCK:
+    if names == (BLOCK,):
         if donor is not None:
             raise InputError("a skipped block takes no donor: leave donor out.")
         site, donor = "resid_post", _entering(lens, prompts, codes, axes, guidance_scale)

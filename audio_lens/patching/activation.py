@@ -13,7 +13,15 @@ from tqdm import tqdm
 from audio_lens.errors import InputError
 from audio_lens.lens.run import ordinary_tensors
 from audio_lens.patching.budget import Budget, duration
-from audio_lens.patching.experiment import Asked, Experiment, Rows, check_shape, lay_out, scores
+from audio_lens.patching.experiment import (
+    Asked,
+    Experiment,
+    Rows,
+    check_names,
+    check_shape,
+    lay_out,
+    scores,
+)
 from audio_lens.patching.result import PatchingResult
 from audio_lens.patching.reuse import reusable, run_reusing, share_run
 
@@ -86,6 +94,7 @@ def activation_patch(
         >>> result.values.shape, float(result.recovery[-1].sum().round(decimals=3))
         (torch.Size([2, 9]), 1.0)
     """
+    check_names(asked, activation_patch)
     budget = Budget(max_rows, max_gib)
     with ordinary_tensors():
         experiment = lay_out(lens, **asked)
@@ -126,14 +135,14 @@ def _method(method: str, experiment: Experiment) -> str:
 
 
 def _announce(experiment: Experiment, todo: Sequence[int], method: str) -> None:
-    """Say how long a long grid will take; many rows at once make it rather less."""
+    """Say roughly how long a long grid will take; many rows at once make it rather less."""
     reusing = method == "reuse"
     shares = sum(share_run(experiment, place) if reusing else 1.0 for place in todo)
     seconds = experiment.forward_seconds * shares
     if seconds > _LONG_SECONDS:
         size = " x ".join(f"{len(along)} {name}" for name, along in experiment.grid.axes.items())
         tqdm.write(
-            f"{len(todo)} cells to patch ({size}): about {duration(seconds)} or less.",
+            f"{len(todo)} cells to patch ({size}): roughly {duration(seconds)}.",
             file=sys.stderr,
         )
 

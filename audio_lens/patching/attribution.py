@@ -20,7 +20,7 @@ from audio_lens.lens.engine import Registration
 from audio_lens.lens.recording import Recording
 from audio_lens.lens.run import Hook, ordinary_tensors
 from audio_lens.patching.donors import Values, recorded
-from audio_lens.patching.experiment import Asked, Experiment, check_score, lay_out
+from audio_lens.patching.experiment import Asked, Experiment, check_names, check_score, lay_out
 from audio_lens.patching.grid import Cell
 from audio_lens.patching.result import PatchingResult
 
@@ -58,6 +58,7 @@ def attribution_patch(
         >>> result.values.shape
         torch.Size([2, 9])
     """
+    check_names(asked, attribution_patch)
     if steps < 1:
         raise InputError(f"steps={steps}: expected at least 1.")
     if steps > 1 and asked.get("donor") is not None:

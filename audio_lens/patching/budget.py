@@ -1,10 +1,13 @@
 """What a grid costs: how many rows fit into a budget of memory, and about how long it takes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from audio_lens.errors import InputError
 from audio_lens.lens.rows import branches_for
+from audio_lens.lens.sites import Site
 
 if TYPE_CHECKING:
     from audio_lens.patching.experiment import Experiment
@@ -67,7 +70,25 @@ def _row_bytes(experiment: "Experiment", start: int) -> int:
     in_block = _STREAMS * cfg.d_model + 2 * cfg.d_mlp
     at_logits = 2 * cfg.d_model + 2 * cfg.n_codebooks * cfg.d_vocab
     run = (length - start) * max(in_block, at_logits)
-    return (run + length * _KEYS_AND_VALUES * cfg.d_model) * cfg.dtype.itemsize
+    seen = (
+        _numbers(experiment, experiment.lens.sites.resolve(experiment.metric.sites))
+        if (experiment.metric.reads_sites)
+        else 0
+    )
+    widest = max(_numbers(experiment, [site]) for site in experiment.grid.sites)
+    kept = length * _KEYS_AND_VALUES * cfg.d_model + seen + widest
+    return (run + kept) * cfg.dtype.itemsize
+
+
+def _numbers(experiment: "Experiment", sites: Sequence[Site]) -> int:
+    """How many numbers a row's tensors at some sites hold."""
+    cfg, length = experiment.lens.cfg, _n_positions(experiment)
+    sizes = {
+        "pos": length, "audio_pos": length, "query": length, "key": length,
+        "head": cfg.n_heads, "d_head": cfg.d_head, "d_mlp": cfg.d_mlp, "d_model": cfg.d_model,
+        "codebook": cfg.n_codebooks, "vocab": cfg.d_vocab,
+    }  # fmt: skip
+    return sum(prod(sizes.get(axis, 1) for axis in site.axes[1:]) for site in sites)
 
 
 def _fixed_bytes(experiment: "Experiment") -> int:

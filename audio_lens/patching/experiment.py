@@ -1,9 +1,11 @@
 """A patching experiment laid out and checked, before any patch is run."""
 
+import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
 import torch
@@ -163,13 +165,11 @@ def lay_out(
     branch: Literal["cond", "uncond", "both"] = "both",
     guidance_scale: float = 1.0,
     score_base: bool = True,
-    **unknown: Any,
 ) -> Experiment:
     """The experiment that is meant; see `activation_patch`, which has the arguments.
 
     score_base: whether the baseline of the run that is patched is wanted already.
     """
-    _check_names(unknown)
     metric = as_metric(metric)
     if into not in ("clean", "corrupted"):
         raise InputError(f'into must be "corrupted" or "clean", got {into!r}.')
@@ -205,21 +205,45 @@ def lay_out(
             known = logits if run is other and not metric.reads_sites else None
             baselines[name] = _baseline(lens, run, metric, guidance_scale, name, known)
     names = [site] if isinstance(site, str) else list(site)
-    asked = {"site": names, "branch": branch}
+    asked = {"site": names, "branch": branch, **_fingerprint(runs, grid, donor, put_in)}
     return Experiment(
         lens, runs, into, grid, put_in, metric, baselines, guidance_scale, n_prefix, asked, took
     )
 
 
-def _check_names(unknown: Mapping[str, Any]) -> None:
-    for name in unknown:
-        near = get_close_matches(name, Asked.__annotations__, n=1)
-        hint = (
-            f"did you mean {near[0]!r}?"
-            if near
-            else f"it takes {', '.join(Asked.__annotations__)}."
-        )
-        raise InputError(f"patching takes no argument {name!r}: {hint}")
+def _fingerprint(runs: Mapping[str, Rows], grid: Grid, donor: Any, put_in: Donor) -> dict[str, Any]:
+    """What two experiments of the same words may still differ in, short enough to keep."""
+    spans = [cell.where["pos"] for cell in grid.cells if "pos" in cell.where]
+    found: dict[str, Any] = {
+        "written": [site.name for site in grid.sites],
+        "positions": sorted({(min(span), max(span) + 1) for span in spans}),
+        "codes_sha256": _sha256([run.tokens for run in runs.values()]),
+    }
+    found["positions"] = [list(span) for span in found["positions"]]
+    if donor is not None and not isinstance(donor, str):
+        halves = put_in.values.values()
+        found["donor_sha256"] = _sha256([t for half in halves for t in half.values()])
+    return found
+
+
+def _sha256(tensors: Sequence[Tensor]) -> str:
+    found = hashlib.sha256()
+    for tensor in tensors:
+        plain = tensor.detach().cpu()
+        plain = plain.float() if plain.is_floating_point() else plain
+        found.update(plain.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def check_names(asked: Mapping[str, Any], function: Callable[..., Any]) -> None:
+    """Raise for an argument that neither a function nor patching in general takes."""
+    own = [p.name for p in signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = [*Asked.__annotations__, *own]
+    for name in asked:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}."
+            raise InputError(f"{function.__name__} takes no argument {name!r}: {hint}")
 
 
 def _aligned(lens: "AudioLens", sides: Mapping[str, Any]) -> dict[str, Rows]:

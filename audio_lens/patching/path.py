@@ -21,7 +21,7 @@ from audio_lens.lens.recording import Recording
 from audio_lens.lens.run import Hook
 from audio_lens.lens.sites import Site
 from audio_lens.patching.donors import Values, recorded
-from audio_lens.patching.experiment import Experiment, check_score, lay_out, scores
+from audio_lens.patching.experiment import Experiment, check_names, check_score, lay_out, scores
 from audio_lens.patching.grid import Cell, writers
 from audio_lens.patching.result import PatchingResult
 
@@ -84,6 +84,7 @@ def path_patch(
     """
     if "site" in asked:
         raise InputError("path_patch patches senders: give sender= in place of site=.")
+    check_names(asked, path_patch)
     for name in (sender,) if isinstance(sender, str) else sender:
         if name not in (senders := (*_BY_HEAD, *writers(lens))):
             raise SiteError(f"{name!r} does not write to the stream: take one of {senders}.")

@@ -59,11 +59,11 @@ def run_reusing(
 
 
 def share_run(experiment: "Experiment", place: int) -> float:
-    """How much of a whole forward a cell runs."""
+    """How much of a whole forward a cell runs; reading out and scoring count as a block."""
     n_layers, length = experiment.lens.cfg.n_layers, experiment.base.tokens.shape[-1]
     length += experiment.n_prefix
-    layers = 1 - _entry(experiment.grid.cells[place]) / n_layers
-    return layers * (1 - _start(experiment, place) / length)
+    blocks = n_layers - _entry(experiment.grid.cells[place])
+    return (blocks * (1 - _start(experiment, place) / length) + 1) / (n_layers + 1)
 
 
 def _start(experiment: "Experiment", place: int) -> int:

@@ -97,7 +97,7 @@ def sound_patch(
         seconds: Length of the clips.
         seeds: Each prompt runs with each; an example is a prompt with a seed.
         guidance_scale: Of all runs.
-        rows_at_once: Rows per batch.
+        rows_at_once: Rows per batch; those of a cell, each prompt with each seed, run together.
         progress: Show progress bars.
 
     Returns:
@@ -116,7 +116,12 @@ def sound_patch(
     """
     listener = _as_ear(ear)
     names = (site,) if isinstance(site, str) else tuple(site)
-    _check_asked(clean, donor, names, window, seconds)
+    _check_asked(clean, donor, names)
+    _check_window(window, seconds, lens.cfg.frame_rate)
+    if rows_at_once < 1:
+        raise InputError(f"rows_at_once={rows_at_once}: expected at least 1.")
+    if isinstance(seeds, int):
+        raise InputError(f"seeds are a list: give seeds=({seeds},).")
     texts = as_prompts(corrupted)
     theirs = texts if clean is None else as_prompts(clean, len(texts))
     layers = layers if layers is None or isinstance(layers, int) else tuple(layers)
@@ -212,18 +217,28 @@ def _check_asked(
     clean: Any,
     donor: Any,
     names: Sequence[str],
-    window: tuple[float, float | None] | None,
-    seconds: float,
 ) -> None:
     """Refuse what would do nothing, while nothing has been generated yet."""
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"site={names}: give at least one, each once.")
     if donor not in _DONORS:
         raise InputError(f"no donor {donor!r}: there are {', '.join(_DONORS)}.")
     if clean is None and donor != "zero":
         raise InputError(f"donor={donor!r} is of the clean prompts: give clean=.")
     if BLOCK in names and donor != "zero":
         raise InputError('a whole block can only be skipped: give donor="zero", or a site.')
-    if window is not None and not window[0] < seconds:
+
+
+def _check_window(window: Any, seconds: float, frame_rate: int) -> None:
+    if window is None:
+        return
+    if not isinstance(window, tuple | list) or len(window) != 2:
+        raise InputError(f"window must be (start, stop) in seconds, got {window!r}.")
+    start, stop = window[0], seconds if window[1] is None else window[1]
+    if not start < seconds:
         raise InputError(f"window={window} begins after the clip's {seconds:g} s.")
+    if not any(start <= n / frame_rate < stop for n in range(round(seconds * frame_rate))):
+        raise InputError(f"window={window} holds no frame: they come every {1 / frame_rate:g} s.")
 
 
 PutIn = Callable[[Hook, int, slice], Tensor | float]

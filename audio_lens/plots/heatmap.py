@@ -1,8 +1,7 @@
 """Pictures of patching results: maps with colours centred on no effect, or bars; one per site."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from audio_lens.errors import InputError
@@ -22,7 +21,8 @@ def patching_map(result: "PatchingResult", what: str) -> Figure:
     """
     if what not in _WHAT:
         raise InputError(f"what must be one of {', '.join(map(repr, _WHAT))}, got {what!r}.")
-    values = result.effect.nanmean(-1) if what == "effect" else getattr(result, what)
+    # "values" are drawn as changes too, so that white is no effect; of examples that have both.
+    values = result.recovery if what == "recovery" else result.effect.nanmean(-1)
     axes = dict(result.axes)
     sites = axes.pop("site", None)
     if not 1 <= len(axes) <= 2:
@@ -30,22 +30,15 @@ def patching_map(result: "PatchingResult", what: str) -> Figure:
             f"a picture has one or two axes beside site, this result has {', '.join(axes)}: pick "
             f"labels with result.select(...)."
         )
-    centred = _centred(values, what, result)
+    shown = values.detach().cpu().numpy()
     if sites is None:
-        sites, centred = (", ".join(result.provenance.get("site", ())),), centred[None]
-    by_site = dict(zip(sites, centred, strict=True))
+        sites, shown = (", ".join(result.provenance.get("site", ())),), shown[None]
+    by_site = dict(zip(sites, shown, strict=True))
     *rows, column = (_axis(name, labels, result) for name, labels in axes.items())
     label = _label(what, result)
     if not rows:
         return bars(by_site, columns=column, scale=label)
     return panels(by_site, rows=rows[0], columns=column, scale=label, signed=True)
-
-
-def _centred(values: Any, what: str, result: "PatchingResult") -> np.ndarray:
-    """Values as a distance from what no patch gives, so that white is no effect."""
-    array = values.detach().cpu().numpy()
-    base = result.clean if result.provenance.get("into") == "clean" else result.corrupted
-    return array - float(base.nanmean()) if what == "values" else array
 
 
 def _axis(name: str, labels: tuple[str, ...], result: "PatchingResult") -> Axis:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from audio_lens import AudioLens
 from audio_lens.analysis.attention import (
     attention_by_lag,
     attention_to_words,
@@ -87,6 +88,24 @@ def test_words_get_the_shares_of_their_tokens(lens) -> None:
     assert set(both["word"]) <= set(found.words)
 
 
+def test_spaces_belong_to_the_word_behind_them(lens) -> None:
+    codes = lens.random_codes(frames=6, seed=3)
+    found = attention_to_words(lens, "  at 120\tbpm", codes)
+    assert found.words == ("at", "120", "bpm", "</s>")
+
+
+@pytest.mark.families("mono")
+def test_a_space_of_its_own_opens_the_next_word(lens) -> None:
+    toy = AudioLens.from_pretrained("toy")
+    tokens = [token.replace("Ġ", " ") for token in toy.text_tokens("jazz music at 120 bpm")]
+    words = words_of_tokens(toy, "jazz music at 120 bpm")
+    read = {}
+    for token, (_, word) in words.items():
+        read[word] = read.get(word, "") + tokens[token]
+    assert read["120"].strip() == "120"
+    assert read["at"].strip() == "at"
+
+
 @pytest.mark.families("mono")
 def test_pictures(lens) -> None:
     codes = lens.random_codes(frames=20, seed=3)
@@ -110,8 +129,10 @@ def test_the_other_half_is_read_too(lens) -> None:
 @pytest.mark.families("mono")
 def test_bad_input_is_named(lens, as_users_see_it) -> None:
     codes = lens.random_codes(frames=20, seed=3)
-    with pytest.raises(InputError, match="lags must be shorter than the codes"):
+    with pytest.raises(InputError, match="at least a frame, and shorter than the codes"):
         attention_by_lag(lens, PROMPT, codes, seconds=5)
+    with pytest.raises(InputError, match="one half, got 'both'"):
+        attention_by_lag(lens, PROMPT, codes, seconds=0.1, branch="both")
     with pytest.raises(InputError, match="words are those of one prompt"):
         attention_to_words(lens, [PROMPT], codes)
     found = attention_by_lag(lens, PROMPT, codes, seconds=0.1)

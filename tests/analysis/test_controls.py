@@ -107,6 +107,22 @@ def test_bad_input_is_named(asked, match, as_users_see_it) -> None:
         controls(direction, **asked)
 
 
+def test_controls_that_would_be_the_direction_itself_are_refused() -> None:
+    pair, direction = poles(n=5)
+    with pytest.raises(InputError, match="at least 6 pairs, got 5"):
+        controls(direction, kinds=["flipped"], poles=pair)
+    pair, _ = poles()
+    with pytest.raises(InputError, match="this direction is a principal_component"):
+        controls(pair.principal_component(), kinds=["flipped"], poles=pair)
+    with pytest.raises(InputError, match="'isotropic' is a kind of its own"):
+        controls(direction, kinds=["isotropic"], others={"isotropic": direction})
+    sides = pair.positive, pair.negative
+    with pytest.raises(InputError, match="occur twice"):
+        stability(Poles(*sides, texts=(("a",) * 200, ("b",) * 200)), sizes=[5])
+    with pytest.raises(InputError, match="draws=0"):
+        stability(pair, sizes=[5], draws=0)
+
+
 def test_poles_that_do_not_match_are_refused() -> None:
     pair, _ = poles()
     fewer = Activations({key: rows[:5] for key, rows in pair.negative.values.items()}, {}, {})

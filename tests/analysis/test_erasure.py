@@ -85,6 +85,10 @@ def test_as_an_intervention_it_acts_at_its_site_while_the_model_runs(lens) -> No
         (torch.randn(20, 4), np.zeros(20, int), "all labels are 0"),
         (torch.randn(20, 4), np.arange(19) % 2, "20 rows at resid_post 1 and 19 labels"),
         (torch.randn(20, 4), np.full(20, np.nan), "not finite"),
+        (torch.full((20, 4), torch.nan), np.arange(20) % 2, "are not finite"),
+        (torch.randn(20, 4), np.ones(20), "all labels are the same"),
+        (torch.randn(20, 4), np.arange(20), "20 classes in 4 dimensions leave nothing standing"),
+        (torch.randn(20, 4), np.ones((20, 2)), "one per clip"),
         (torch.randn(20, 3, 2, 4), np.arange(20) % 2, "has heads"),
     ],
 )

@@ -31,6 +31,16 @@ def test_parts_sum_to_the_logits(lens, codes, heads, against) -> None:
     assert len(found.parts) == len(found.values) == len(set(found.parts))
 
 
+def test_what_was_edited_is_a_part_of_its_own(lens, codes) -> None:
+    ramp = torch.linspace(-3, 5, 64)
+    with lens.hooks([("blocks.1.hook_resid_post", lambda tensor, *, hook: tensor + ramp)]):
+        found = logit_attribution(lens, PROMPTS, codes, against="nothing")
+        logits = lens(PROMPTS, codes)
+    assert torch.allclose(found.total, logits.gather(-1, codes[..., None])[..., 0], atol=1e-3)
+    assert "edits" in found.parts
+    assert "edits" not in logit_attribution(lens, PROMPTS, codes).parts
+
+
 def test_halves_of_a_guided_run_are_split_apart(lens, codes) -> None:
     """The unconditional half is what guidance at 3 leaves over: guided = 3 cond - 2 uncond."""
     cond, guided = (lens(PROMPTS, codes, guidance_scale=scale) for scale in (1.0, 3.0))

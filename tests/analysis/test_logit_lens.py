@@ -52,6 +52,23 @@ def test_an_early_exit_plays_what_its_own_layer_predicts(lens) -> None:
     assert clip.interventions == ("early exit behind layer 0",)
 
 
+def test_what_is_written_behind_an_exit_is_heard_and_what_comes_later_is_not(lens, codes) -> None:
+    def louder(tensor, *, hook):
+        return tensor * 2
+
+    with early_exit(lens, 1):
+        plain = lens(PROMPTS, codes)
+        with lens.hooks([("blocks.1.hook_resid_post", louder)]):
+            edited = lens(PROMPTS, codes)
+        with lens.hooks([("blocks.2.hook_resid_pre", louder)]):
+            later = lens(PROMPTS, codes)
+    with lens.hooks([("blocks.1.hook_resid_post", louder)]), early_exit(lens, 1):
+        outside = lens(PROMPTS, codes)
+    assert torch.equal(edited, outside)
+    assert not torch.equal(edited, plain)
+    assert torch.equal(later, plain)
+
+
 def test_each_row_is_guided_for_itself(lens, codes) -> None:
     prompts = [PROMPTS[0], None]
     both = logit_lens(lens, prompts, codes, guidance_scale=3.0)
@@ -89,4 +106,6 @@ def test_bad_input_is_named(lens, codes, as_users_see_it) -> None:
     with pytest.raises(SiteError, match="layer 9 is out of range"):
         logit_lens(lens, PROMPTS[0], codes[:1], layers=[9])
     with pytest.raises(SiteError, match="layer 9 is out of range"), early_exit(lens, 9):
+        pass
+    with pytest.raises(InputError, match="takes one layer"), early_exit(lens, [1]):
         pass

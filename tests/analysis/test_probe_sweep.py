@@ -8,11 +8,15 @@ from audio_lens import InputError, Intervention, SiteError, add
 from audio_lens.analysis.collect import collect
 from audio_lens.analysis.probe_sweep import probe_sweep
 from audio_lens.audio import clips
+from audio_lens.audio.clip import Clip
 
 
 @pytest.fixture(scope="module")
 def data(lens):
     return clips.level(40, seed=0, seconds=1.0, sample_rate=lens.cfg.sample_rate)
+
+
+UNEVEN = [Clip(torch.zeros(1, n * 16000), 16000) for n in (1, 2)]
 
 
 class Marked:
@@ -67,6 +71,18 @@ def test_one_head_of_many_is_named(lens) -> None:
     vector = found.probes["attn.z", 2, 3].direction.layer(2)
     assert vector[3].abs().min() > 0
     assert vector[:3].abs().max() == 0
+
+
+@pytest.mark.families("mono")
+def test_the_best_place_is_chosen_without_its_own_test_score(lens) -> None:
+    marked = Marked(lens)
+    found = probe_sweep(lens, marked, activations=marked.heard(lens), shuffles=2, progress=False)
+    best = max(found.probes, key=lambda place: found.probes[place].validation)
+    assert found.best() == best
+    assert found.to_dataframe()["validation"].max() == found.probes[best].validation
+    steps = collect(lens, None, codes=marked.codes, pool="every_step", progress=False)
+    with pytest.raises(InputError, match="pool them over time"):
+        probe_sweep(lens, marked, activations=steps, progress=False)
 
 
 def test_clips_are_heard_and_labels_chosen(lens, data) -> None:
@@ -136,6 +152,12 @@ def test_bad_input_is_named(lens, data, asked, error, match, as_users_see_it) ->
     ("asked", "match"),
     [
         ({"audio": []}, "audio is empty"),
+        ({"audio": "one.wav"}, r"give \[sound\] for a single one"),
+        (
+            {"audio": [torch.zeros(1, 16000), torch.zeros(1, 32000)], "rows_at_once": 1},
+            "one length",
+        ),
+        ({"codes": torch.zeros(0, 4, 9, dtype=torch.long)}, "codes have no rows"),
         ({"audio": [1], "codes": torch.zeros(1, 4, 9, dtype=torch.long)}, "not both"),
         ({"window": (5.0, None), "seconds": 0.3}, r"holds none of the positions"),
         ({"window": (0.0, 0.1), "pool": "first_step"}, "takes no window"),

@@ -126,6 +126,28 @@ def test_noise_scores_as_shuffled_labels_do_and_intervals_cover() -> None:
     assert shuffled.value == pytest.approx(0.5, abs=0.05)
 
 
+def test_labels_of_whole_groups_are_shuffled_by_group() -> None:
+    """Groups have looks of their own and labels by lot: real and shuffled must score alike."""
+    outside = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        clip = np.repeat(np.arange(40), 20)
+        label = rng.permutation(np.arange(40) % 2)[clip]
+        x = torch.from_numpy(rng.standard_normal((40, 16))[clip]).float() * 0.3
+        x = x + torch.from_numpy(rng.standard_normal((len(clip), 16))).float()
+        probe = Probe.fit(x, label, groups=clip, shuffles=30, seed=seed, strengths=[0.01])
+        band = probe.baselines["shuffled"]
+        outside += not band.low <= probe.score.value <= band.high
+    assert outside <= 3  # two in thirty-one are expected to be
+
+
+def test_guesses_are_the_labels_as_they_were_given() -> None:
+    x, y, _ = planted(n=300, size=6.0)
+    for labels in (y, y.astype(bool), np.array(["a", "b"])[y]):
+        probe = Probe.fit(x, labels)
+        assert np.mean(probe.predict(x) == labels) > 0.95
+
+
 def test_test_clips_touch_neither_scaler_nor_weights_nor_choice() -> None:
     x, y, _ = planted(size=0.6)
     split = split_by(np.arange(len(y)))
@@ -154,7 +176,7 @@ def test_frames_of_a_clip_stay_together() -> None:
     for name in SPLITS:
         assert not set(clip[split == name]) & set(clip[split != name])
     split[0] = "test" if split[0] != "test" else "train"
-    with pytest.raises(InputError, match="group 0 is in the splits"):
+    with pytest.raises(InputError, match="group '0' is in the splits"):
         Probe.fit(x, label, groups=clip, split=split)
 
 
@@ -187,6 +209,9 @@ def test_a_small_mlp_finds_what_no_direction_holds() -> None:
         ({"groups": [1, 2]}, "40 labels and 2 groups"),
         ({"split": ["train"] * 40}, "no clip is in the validation split"),
         ({"split": ["train"] * 39}, "39 entries for 40 clips"),
+        ({"x": torch.randn(40)}, r"must be \[clip ...\], one row each, got \(40,\)"),
+        ({"labels": ["a", "nan"] * 20}, "some labels are missing"),
+        ({"labels": np.arange(40)}, "if the label is a quantity, give it as floats"),
         ({"split": ["fit"] * 40}, "splits are train, validation, test, got 'fit'"),
         ({"labels": ["rare"] + ["often"] * 39}, "has no clip of 'rare'"),
     ],

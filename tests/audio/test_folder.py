@@ -62,6 +62,14 @@ def test_groups_stay_together_and_a_split_of_ones_own_is_kept(folder) -> None:
         labelled_folder(folder, "mood", table=table, seconds=0.5, group="artist")
 
 
+def test_truths_are_classes_and_other_columns_are_numbers(folder) -> None:
+    data = labelled_folder(folder, "mood", seconds=0.5, group="artist")
+    assert data.groups.tolist() == data.table["artist"].tolist()
+    assert data.table["bpm"].dtype.kind == "f"
+    table = {"file": data.table["file"], "live": [True, False] * 5}
+    assert labelled_folder(folder, "live", table=table, seconds=0.5).classes == ("False", "True")
+
+
 def test_a_probe_hears_it(folder) -> None:
     from audio_lens.analysis.probe_sweep import probe_sweep
     from audio_lens.testing import random_musicgen
@@ -104,6 +112,19 @@ def spoil(folder, change) -> None:
         ("", {"label": "mood", "graded": True}, "not all of its values are numbers"),
         ("", {"table": {"file": ["a"], "mood": []}}, "equally long"),
         ("", {"folder": "nowhere"}, "no folder at"),
+        ("", {"seconds": 0}, "hear more than nothing"),
+        ("", {"start": -1.0}, "hear more than nothing"),
+        ("", {"table": {"file": ["part0/clip 0.wav"] * 9, "mood": list("abcabcabc")}}, "twice"),
+        (
+            "",
+            {
+                "table": {
+                    "file": [f"part{n % 2}/clip {n}.wav" for n in range(5)],
+                    "mood": [1.0, 2.0, float("nan"), 1.0, 2.0],
+                }
+            },
+            "of row 2 is empty",
+        ),
     ],
 )
 def test_bad_input_is_named(folder, change, asked, match, as_users_see_it) -> None:

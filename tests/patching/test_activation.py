@@ -240,6 +240,21 @@ def test_a_sample_of_cells_and_going_on_after_an_interrupt(mono, monkeypatch) ->
         activation_patch(mono, resume=part, **(asked | {"axes": ("layer",)}))
     with pytest.raises(InputError, match=r"its site is \['resid_post'\], here"):
         activation_patch(mono, resume=part, **(asked | {"site": "mlp_out"}))
+    with pytest.raises(InputError, match="its positions is"):
+        activation_patch(
+            mono,
+            resume=activation_patch(mono, positions={"x": range(2), "y": range(2, 9)}, **asked),
+            positions={"x": range(6), "y": range(6, 9)},
+            **asked,
+        )
+    heads = asked | {"site": "attn.z", "axes": ("head",)}
+    first = activation_patch(mono, layers=0, **heads)
+    with pytest.raises(InputError, match="its written is"):
+        activation_patch(mono, layers=2, resume=first, **heads)
+    given = [activation_patch(mono, donor=torch.full((64,), float(n)), **asked) for n in range(2)]
+    assert not torch.equal(given[0].values, given[1].values)
+    with pytest.raises(InputError, match="its donor_sha256 is"):
+        activation_patch(mono, donor=torch.ones(64), resume=given[0], **asked)
     again = activation_patch(mono, resume=some, sample=5, seed=3, **asked)
     assert (~again.values.isnan()).sum() == 5
 
@@ -300,7 +315,7 @@ def test_a_long_grid_says_how_long_before_it_starts(mono, capsys, monkeypatch) -
         corrupted=("a fast organ", codes[1]),
         metric=metrics.logprob(codes[0]),
     )
-    assert "27 cells to patch (3 layer x 9 pos): about" in capsys.readouterr().err
+    assert "27 cells to patch (3 layer x 9 pos): roughly" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -348,6 +363,8 @@ def test_a_long_grid_says_how_long_before_it_starts(mono, capsys, monkeypatch) -
         ({"method": "quick"}, InputError, 'method must be "auto"'),
         ({"sites": "mlp_out"}, InputError, "no argument 'sites': did you mean 'site'"),
         ({"colour": 3}, InputError, "no argument 'colour': it takes clean, corrupted"),
+        ({"max_row": 4}, InputError, "no argument 'max_row': did you mean 'max_rows'"),
+        ({"score_base": False}, InputError, "no argument 'score_base'"),
         ({"max_rows": 0}, InputError, "max_rows=0"),
         ({"max_gib": 0}, InputError, "max_gib=0"),
         ({"max_gib": 1e-6}, InputError, "max_gib=1e-06 is too little: what is kept takes"),

@@ -146,6 +146,11 @@ def test_where_nothing_is_heard_the_value_is_missing(mono) -> None:
         ({"window": (5, 6)}, InputError, "begins after the clip"),
         ({"clean": None}, InputError, "donor='mean' is of the clean prompts"),
         ({"site": "block"}, InputError, 'give donor="zero"'),
+        ({"window": (0.101, 0.102)}, InputError, "holds no frame"),
+        ({"window": 0.1}, InputError, r"window must be \(start, stop\)"),
+        ({"seeds": 3}, InputError, r"give seeds=\(3,\)"),
+        ({"site": ["mlp_out", "mlp_out"]}, InputError, "each once"),
+        ({"rows_at_once": 0}, InputError, "rows_at_once=0"),
         ({"site": "*attn_out"}, SiteError, "several kinds"),
         (
             {"site": ["blocks.0.hook_mlp_out", "blocks.2.hook_mlp_out"]},
