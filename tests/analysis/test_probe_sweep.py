@@ -153,10 +153,7 @@ def test_bad_input_is_named(lens, data, asked, error, match, as_users_see_it) ->
     [
         ({"audio": []}, "audio is empty"),
         ({"audio": "one.wav"}, r"give \[sound\] for a single one"),
-        (
-            {"audio": [torch.zeros(1, 16000), torch.zeros(1, 32000)], "rows_at_once": 1},
-            "one length",
-        ),
+        ({"audio": UNEVEN, "rows_at_once": 1}, "to one length"),
         ({"codes": torch.zeros(0, 4, 9, dtype=torch.long)}, "codes have no rows"),
         ({"audio": [1], "codes": torch.zeros(1, 4, 9, dtype=torch.long)}, "not both"),
         ({"window": (5.0, None), "seconds": 0.3}, r"holds none of the positions"),
