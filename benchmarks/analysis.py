@@ -1,5 +1,7 @@
 """`python -m benchmarks analysis`: what gathering and probing cost."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -9,7 +11,6 @@ import torch
 from audio_lens import AudioLens, Probe
 from audio_lens.analysis.collect import collect
 from audio_lens.testing import random_musicgen
-from benchmarks.memory import peak_above
 
 CLIPS, ROWS = 256, 64
 
@@ -41,18 +42,27 @@ def gathering(lens: AudioLens) -> None:
     )
 
 
-def flat_memory(lens: AudioLens) -> None:
-    """Eight times the clips, one batch at a time."""
+_GATHER = """
+from audio_lens.analysis.collect import collect
+from benchmarks.analysis import ROWS, toy_shape
+from benchmarks.memory import peak_above
+
+lens = toy_shape()
+codes = lens.random_codes(frames=100, batch={n_clips})
+print(peak_above(lambda: collect(lens, None, codes=codes, rows_at_once=ROWS, progress=False)))
+"""
+
+
+def flat_memory() -> None:
+    """Eight times the clips, one batch at a time; each in a process of its own."""
     peaks = []
     for n_clips in (CLIPS, 8 * CLIPS):
-        codes = lens.random_codes(frames=100, batch=n_clips)
-        peak = peak_above(
-            lambda codes=codes: collect(lens, None, codes=codes, rows_at_once=ROWS, progress=False)
-        )
-        if peak is None:
+        command = [sys.executable, "-c", _GATHER.format(n_clips=n_clips)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        if said == "None":
             print(f"{'toy shape: memory of gathering':<58}not measured on this system", flush=True)
             return
-        peaks.append(peak)
+        peaks.append(float(said))
     print(
         f"{'toy shape: memory of 2,048 clips over that of 256':<58}{peaks[1] / peaks[0]:>7.2f}  "
         f"target 1.1   ({peaks[1]:.2f} GiB against {peaks[0]:.2f})",
@@ -71,8 +81,11 @@ def heads() -> None:
     )
 
 
+def toy_shape() -> AudioLens:
+    return random_musicgen(n_layers=5, d_model=160, n_heads=5)
+
+
 def run() -> None:
-    lens = random_musicgen(n_layers=5, d_model=160, n_heads=5)
-    gathering(lens)
-    flat_memory(lens)
+    gathering(toy_shape())
+    flat_memory()
     heads()
