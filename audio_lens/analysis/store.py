@@ -115,6 +115,7 @@ def store(
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[str] = []
     keys: list[Key] = []
+    start = 0
     bar = tqdm(total=plan.n_rows, desc="storing", disable=not progress)
     for batch in plan.batches():
         tensors = {_name(key): values.contiguous() for key, (values, _) in batch.items()}
@@ -123,8 +124,9 @@ def store(
             size = sum(tensor.nbytes for tensor in tensors.values()) * plan.n_rows / n_rows
             tqdm.write(f"{folder} will take about {size / 2**30:.2f} GiB.", file=sys.stderr)
         keys = list(batch)
-        shards.append(f"rows-{bar.n:08d}.safetensors")
+        shards.append(f"rows-{start:08d}.safetensors")
         save_file(tensors, folder / shards[-1])
+        start += n_rows
         bar.update(n_rows)
     bar.close()
     manifest = {

@@ -53,6 +53,10 @@ def test_stored_activations_are_read_back(lens, codes, tmp_path, capsys) -> None
         assert torch.allclose(again[key], rows, atol=1e-6)
         assert [len(part) for part in stored.batches(key)] == [4, 4, 3]
     assert again.made["codes"] == "given"
+    quiet = store(lens, None, tmp_path / "quiet", rows_at_once=4, progress=False, **asked)
+    assert len(set(quiet.shards)) == 3
+    for key, rows in whole.values.items():
+        assert torch.allclose(quiet[key], rows, atol=1e-6)
 
 
 def test_folders_that_hold_something_else(lens, codes, tmp_path) -> None:
