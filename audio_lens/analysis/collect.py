@@ -1,7 +1,8 @@
 """Activations gathered over prompts and pooled over time while they pass, one vector a row."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -10,21 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from audio_lens.analysis._pooling import FIRST_CALL, Key, Pool, Pooling, Window, positions_to_pool
 from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.decode import Sampling
 from audio_lens.lens.generation import Generation
-from audio_lens.lens.recording import along_rows
 from audio_lens.lens.rows import Prompts, as_prompts
 from audio_lens.lens.sites import Site
+from audio_lens.provenance import prompts_sha256, tensors_sha256
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
-    from audio_lens.lens.run import Hook
-
-Pool = Literal["mean_steps", "max_steps", "last", "every_step", "first_step", "end_of_text"]
-Key = tuple[str, int]
-"""A site's shorthand and a layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +42,7 @@ def collect(
     site: str | Sequence[str] = "resid_post",
     layers: int | Sequence[int] | None = None,
     pool: Pool = "mean_steps",
-    window: tuple[float, float | None] | None = None,
+    window: Window | None = None,
     branch: Literal["cond", "uncond"] = "cond",
     codes: Int[Tensor, "batch codebook frame"] | None = None,
     audio: Any = None,
@@ -88,21 +85,21 @@ def collect(
         SiteError: a site without layers or positions.
         InputError: a pool that does not exist, or too little audio to pool.
     """
-    asked = gathering(
+    values: dict[Key, list[Tensor]] = {}
+    norms: dict[Key, list[Tensor]] = {}
+    gathering = Gathering(
         lens, prompts, site=site, layers=layers, pool=pool, window=window, branch=branch,
         codes=codes, audio=audio, seconds=seconds, seed=seed, guidance_scale=guidance_scale,
         rows_at_once=rows_at_once, progress=progress,
     )  # fmt: skip
-    values: dict[Key, list[Tensor]] = {}
-    norms: dict[Key, list[Tensor]] = {}
-    for batch in asked.batches():
+    for batch in gathering.batches():
         for key, (pooled, norm) in batch.items():
             values.setdefault(key, []).append(pooled)
             norms.setdefault(key, []).append(norm)
     return Activations(
         values={key: torch.cat(parts) for key, parts in values.items()},
         typical_norms={key: float(torch.cat(parts).mean()) for key, parts in norms.items()},
-        made=asked.made,
+        made=gathering.made,
     )
 
 
@@ -112,21 +109,44 @@ Batch = Mapping[Key, tuple[Float[Tensor, "row *site"], Float[Tensor, " row"]]]
 
 @dataclass(frozen=True, eq=False)
 class Gathering:
-    """What is to be gathered, checked, before anything has run; `collect` has the words."""
+    """What is to be gathered, checked before anything runs; `collect` has the words."""
 
     lens: "AudioLens"
-    texts: tuple[str | None, ...]
-    sites: tuple[Site, ...]
-    pool: Pool
-    window: tuple[float, float | None] | None
-    branch: Literal["cond", "uncond"]
-    codes: Int[Tensor, "batch codebook frame"] | None
-    audio: Any
-    seconds: float
-    seed: int
-    guidance_scale: float
-    rows_at_once: int
-    progress: bool
+    prompts: Prompts
+    _: KW_ONLY
+    site: str | Sequence[str] = "resid_post"
+    layers: int | Sequence[int] | None = None
+    pool: Pool = "mean_steps"
+    window: Window | None = None
+    branch: Literal["cond", "uncond"] = "cond"
+    codes: Int[Tensor, "batch codebook frame"] | None = None
+    audio: Any = None
+    seconds: float = 6.0
+    seed: int = 0
+    guidance_scale: float = 3.0
+    rows_at_once: int = 100
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        _check_pool(self.lens, self.pool, self.branch)
+        if self.rows_at_once < 1:
+            raise InputError(f"rows_at_once={self.rows_at_once}: expected at least 1.")
+        if self.generates:
+            positions_to_pool(self.lens, self._frames, self.window, self.pool)
+        for place, text in enumerate(self.texts):
+            if text is None and self.pool == "end_of_text":
+                raise InputError(f'row {place} has no prompt: pool="end_of_text" reads one.')
+        _ = self.sites  # a wrong name costs nothing here
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """Where to read."""
+        return _poolable(self.lens, self.site, self.layers)
+
+    @cached_property
+    def texts(self) -> tuple[str | None, ...]:
+        """The prompt of every row."""
+        return _rows(self.prompts, self.codes, self.audio)
 
     @property
     def n_rows(self) -> int:
@@ -139,19 +159,39 @@ class Gathering:
         return self.codes is None and self.audio is None
 
     @property
+    def _frames(self) -> int:
+        """Frames to generate: one where the first call is all that is read."""
+        return 1 if self.pool in FIRST_CALL else self.lens.delay.frames(self.seconds)
+
+    @property
+    def _guidance(self) -> float:
+        """Of generation; a forward is guided only for its other half to be read."""
+        return self.guidance_scale if self.generates or self.branch == "uncond" else 1.0
+
+    @property
     def made(self) -> dict[str, Any]:
         """How it is gathered, for provenance."""
-        source = "generated" if self.generates else "given" if self.audio is None else "encoded"
-        return {
+        made: dict[str, Any] = {
             "model": self.lens.cfg.model_name,
             "site": ", ".join(dict.fromkeys(each.shorthand for each in self.sites)),
             "pool": self.pool,
-            **({} if self.window is None else {"window": list(self.window)}),
             "branch": self.branch,
-            "codes": source,
-            **({"seconds": self.seconds, "seed": self.seed} if self.generates else {}),
-            "guidance_scale": self.guidance_scale,
+            "guidance_scale": self._guidance,
+            "rows": self.n_rows,
         }
+        if self.window is not None:
+            made["window"] = list(self.window)
+        if any(text is not None for text in self.texts):
+            made["prompts_sha256"] = prompts_sha256([self.texts])
+        if self.generates:
+            return made | {
+                "codes": "generated",
+                "seconds": self._frames / self.lens.cfg.frame_rate,
+                "seed": self.seed,
+            }
+        if self.codes is None:
+            return made | {"codes": "encoded"}
+        return made | {"codes": "given", "codes_sha256": tensors_sha256([self.codes])}
 
     def batches(self) -> Iterator[Batch]:
         """Run, some rows at a time."""
@@ -162,13 +202,14 @@ class Gathering:
         for start in tqdm(starts, desc="activations", disable=quiet):
             rows = range(start, min(start + self.rows_at_once, self.n_rows))
             read = self._codes_of(rows)
-            frames = lens.delay.frames(self.seconds) if read is None else read.shape[-1]
+            frames = self._frames if read is None else read.shape[-1]
             if frames != (length := length or frames):
                 raise InputError(
                     f"sounds of {length} and {frames} frames: what is averaged over would differ, "
                     f"cut them to one length."
                 )
-            pooling = _Pooling(self.pool, _positions(lens, frames, self.window, self.pool))
+            positions = positions_to_pool(lens, frames, self.window, self.pool)
+            pooling = Pooling(self.pool, positions)
             with lens.hooks([(self.sites, pooling)], branch=self.branch), torch.no_grad():
                 self._run(rows, read)
             yield pooling.results()
@@ -176,11 +217,14 @@ class Gathering:
     def _run(self, rows: range, read: Int[Tensor, "row codebook frame"] | None) -> None:
         texts = [self.texts[row] for row in rows]
         if read is not None:
-            self.lens(texts, read, guidance_scale=self.guidance_scale)
+            self.lens(texts, read, guidance_scale=self._guidance)
             return
-        sampling = Sampling(self.guidance_scale)
         Generation.plan(
-            self.lens, texts, seconds=self.seconds, seed=self.seed, sampling=sampling
+            self.lens,
+            texts,
+            seconds=self._frames / self.lens.cfg.frame_rate,
+            seed=self.seed,
+            sampling=Sampling(self._guidance),
         ).codes(progress=self.progress)
 
     def _codes_of(self, rows: range) -> Int[Tensor, "row codebook frame"] | None:
@@ -190,39 +234,6 @@ class Gathering:
         if self.codes is None or len(self.codes) == 1:
             return self.codes
         return self.codes[rows.start : rows.stop]
-
-
-def gathering(
-    lens: "AudioLens",
-    prompts: Prompts,
-    *,
-    site: str | Sequence[str] = "resid_post",
-    layers: int | Sequence[int] | None = None,
-    pool: Pool = "mean_steps",
-    window: tuple[float, float | None] | None = None,
-    branch: Literal["cond", "uncond"] = "cond",
-    codes: Int[Tensor, "batch codebook frame"] | None = None,
-    audio: Any = None,
-    seconds: float = 6.0,
-    seed: int = 0,
-    guidance_scale: float = 3.0,
-    rows_at_once: int = 100,
-    progress: bool = True,
-) -> Gathering:
-    """What is asked for, checked; arguments as for `collect`."""
-    sites = _poolable(lens, site, layers)
-    _check_pool(lens, pool, branch)
-    if rows_at_once < 1:
-        raise InputError(f"rows_at_once={rows_at_once}: expected at least 1.")
-    texts = _rows(prompts, codes, audio)
-    given = codes is not None or audio is not None
-    seconds = 1 / lens.cfg.frame_rate if pool in _FIRST_CALL else seconds
-    if not given:
-        _positions(lens, lens.delay.frames(seconds), window, pool)
-    return Gathering(
-        lens, texts, sites, pool, window, branch, codes, audio, seconds, seed,
-        guidance_scale if not given or branch == "uncond" else 1.0, rows_at_once, progress,
-    )  # fmt: skip
 
 
 def _poolable(lens: "AudioLens", site: Any, layers: Any) -> tuple[Site, ...]:
@@ -273,83 +284,3 @@ def _rows(prompts: Prompts, codes: Tensor | None, audio: Any) -> tuple[str | Non
     raise InputError(
         f"got {len(codes)} rows of codes for {len(texts)} prompts: give one, or one each."
     )
-
-
-def _positions(
-    lens: "AudioLens", frames: int, window: tuple[float, float | None] | None, pool: str
-) -> range:
-    """Positions to pool: where every codebook holds a real code, within the window."""
-    if pool in _FIRST_CALL:
-        if window is not None:
-            raise InputError(f"pool={pool!r} is one position: it takes no window.")
-        return _FIRST_CALL[pool]
-    full = range(max(lens.cfg.delays) + 1, frames + 1)
-    if len(full) == 0:
-        raise InputError(
-            f"{frames} frames leave no position at which all codebooks hold a code: give at least "
-            f"{max(lens.cfg.delays) + 1}."
-        )
-    if window is None:
-        return full
-    start, stop = (None if edge is None else lens.delay.frames(edge) for edge in window)
-    within = range(max(full.start, start or 0), min(full.stop, full.stop if stop is None else stop))
-    if len(within) == 0:
-        rate = lens.cfg.frame_rate
-        raise InputError(
-            f"window={window} holds none of the positions that can be pooled, "
-            f"{full.start / rate:g} to {(full.stop - 1) / rate:g} s."
-        )
-    return within
-
-
-_FIRST_CALL = {"first_step": range(0, 1), "end_of_text": range(-1, 0)}
-"""Pools that need no more than the first decoder call, and their position."""
-
-
-class _Pooling:
-    """A hook that pools activations over positions while they pass."""
-
-    def __init__(self, pool: str, positions: range) -> None:
-        self._pool = pool
-        self._positions = positions[-1:] if pool == "last" else positions
-        self._found: dict[Key, dict[tuple[int, ...], Tensor]] = {}
-        self._norms: dict[Key, dict[tuple[int, ...], Tensor]] = {}
-
-    def __call__(self, tensor: Tensor, *, hook: "Hook") -> None:
-        start = hook.positions.start
-        first = max(self._positions.start - start, 0)
-        last = min(self._positions.stop - start, tensor.shape[1])
-        if first >= last:
-            return
-        part = tensor[:, first:last].detach().float()
-        key = (hook.site.shorthand, hook.site.block)
-        found, norms = self._found.setdefault(key, {}), self._norms.setdefault(key, {})
-        norm = part.flatten(2).norm(dim=-1).sum(1)
-        norms[hook.rows] = norms.get(hook.rows, 0) + norm
-        found[hook.rows] = self._joined(found.get(hook.rows), part)
-
-    def _joined(self, known: Tensor | None, part: Float[Tensor, "row pos *site"]) -> Tensor:
-        """What was pooled so far with some more positions."""
-        if self._pool == "every_step":
-            return part.clone() if known is None else torch.cat([known, part], 1)
-        if self._pool == "max_steps":
-            most = part.amax(1)
-            return most if known is None else torch.maximum(known, most)
-        return part.sum(1) if known is None else known + part.sum(1)
-
-    def results(self) -> dict[Key, tuple[Tensor, Tensor]]:
-        """Pooled activation and mean length, per row."""
-        n = len(self._positions)
-        summed = self._pool not in ("every_step", "max_steps")
-        return {
-            key: (
-                (_in_order(found) / (n if summed else 1)).cpu(),
-                (_in_order(self._norms[key]) / n).cpu(),
-            )
-            for key, found in self._found.items()
-        }
-
-
-def _in_order(groups: dict[tuple[int, ...], Tensor]) -> Tensor:
-    """Rows that ran apart, in the caller's order."""
-    return along_rows(groups, ())

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audio_lens.analysis.collect import Key, gathering
-from audio_lens.errors import InputError
+from audio_lens.analysis.collect import Gathering, Key
 from audio_lens.lens.rows import Prompts
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def moments(
         >>> found.count, found.means["resid_post", 1].shape
         (20, torch.Size([64]))
     """
-    plan = gathering(lens, prompts, **asked)
+    plan = Gathering(lens, prompts, **asked)
     sums: dict[Key, _Sums] = {}
     shapes: dict[Key, tuple[int, ...]] = {}
     n_rows = 0
@@ -88,12 +88,9 @@ def moments(
         for key, (values, norms) in batch.items():
             kept = sums.setdefault(key, _Sums(covariance))
             shapes[key] = tuple(values.shape[2 if plan.pool == "every_step" else 1 :])
-            width = int(torch.tensor(shapes[key]).prod())
-            kept.add(values.reshape(-1, width))
+            kept.add(values.reshape(-1, prod(shapes[key])))
             kept.norms += float(norms.double().sum())
         n_rows += len(norms)
-    if not sums:
-        raise InputError("nothing was gathered: there are no rows.")
     return _finished(sums, shapes, n_rows, covariance, plan.made)
 
 

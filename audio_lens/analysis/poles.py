@@ -1,11 +1,8 @@
 """Where directions come from: activations at two poles, and the ways to make a vector of them."""
 
-import hashlib
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +10,9 @@ from torch import Tensor
 
 from audio_lens.analysis.collect import Activations, Key, collect
 from audio_lens.analysis.directions import Direction
-from audio_lens.analysis.moments import moments
+from audio_lens.analysis.moments import Moments, moments
 from audio_lens.errors import InputError
+from audio_lens.provenance import prompts_sha256, versions
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -73,34 +71,25 @@ class Poles:
         return self._direction(vectors, "principal_component")
 
     def _direction(self, vectors: Mapping[Key, Tensor], method: str) -> Direction:
-        norms = [self.positive.typical_norms, self.negative.typical_norms]
-        return _direction(vectors, method, norms, self.positive.made, self.texts)
+        return _direction(vectors, method, (self.positive, self.negative), self.texts)
 
 
 def _direction(
     vectors: Mapping[Key, Tensor],
     method: str,
-    norms: Sequence[Mapping[Key, float]],
-    made: Mapping[str, Any],
+    poles: Sequence[Activations | Moments],
     texts: tuple[tuple[str, ...], tuple[str, ...]],
 ) -> Direction:
     """A direction that knows where it came from."""
+    norms = [pole.typical_norms for pole in poles]
     typical = {key: sum(pole[key] for pole in norms) / len(norms) for key in norms[0]}
-    said: dict[str, Any] = {}
+    made = dict(poles[0].made)
+    rows = made.pop("rows", None)
+    if rows is not None:
+        made |= {"n_positive": rows, "n_negative": poles[1].made.get("rows")}
     if any(texts):
-        said = {
-            "n_positive": len(texts[0]),
-            "n_negative": len(texts[1]),
-            "prompts_sha256": _hashed(texts),
-        }
-    provenance = {
-        "method": method,
-        **made,
-        **said,
-        "audio_lens": version("audio-lens"),
-        "transformers": version("transformers"),
-        "torch": torch.__version__,
-    }
+        made["prompts_sha256"] = prompts_sha256(texts)
+    provenance = {"method": method, **made, **versions()}
     return Direction(vectors, typical_norms=typical, provenance=provenance)
 
 
@@ -179,8 +168,7 @@ def difference_in_means(
     poles = [moments(lens, prompts, **asked) for prompts in (positive, negative)]
     vectors = {key: mean - poles[1].means[key] for key, mean in poles[0].means.items()}
     texts = tuple(positive), tuple(negative)
-    norms = [pole.typical_norms for pole in poles]
-    return _direction(vectors, "difference_in_means", norms, poles[0].made, texts)
+    return _direction(vectors, "difference_in_means", poles, texts)
 
 
 WAYS = ("free", "same_codes", "first_step", "eos_text")
@@ -266,14 +254,3 @@ def _warn_of_lengths(lens: "AudioLens", positive: Sequence[str], negative: Seque
             "prompts' token counts (lens.text_tokens).",
             stacklevel=4,
         )
-
-
-def _hashed(texts: Sequence[Sequence[str]]) -> str:
-    """A hash of prompts, melodies included."""
-    named = [
-        [[str(text), None if (c := getattr(text, "chroma", None)) is None else c.tolist()]
-         for text in pole] for pole in texts
-    ]  # fmt: skip
-    plain = all(melody is None for pole in named for _, melody in pole)
-    kept = [[text for text, _ in pole] for pole in named] if plain else named
-    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()

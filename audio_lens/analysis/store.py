@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from audio_lens.analysis.collect import Key, gathering
+from audio_lens.analysis.collect import Gathering, Key
 from audio_lens.errors import InputError
 from audio_lens.lens.rows import Prompts
 
@@ -108,7 +108,7 @@ def store(
     """
     from safetensors.torch import save_file
 
-    plan = gathering(lens, prompts, progress=False, **asked)
+    plan = Gathering(lens, prompts, progress=False, **asked)
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} holds something already: give a new or empty folder.")

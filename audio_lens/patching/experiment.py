@@ -1,6 +1,5 @@
 """A patching experiment laid out and checked, before any patch is run."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from audio_lens.lens.sites import Site
 from audio_lens.patching.donors import Donor, donor_values, recorded
 from audio_lens.patching.grid import Cell, Grid, Positions, build_grid
 from audio_lens.patching.metrics import Metric, as_metric
-from audio_lens.patching.result import PatchingResult, versions
+from audio_lens.patching.result import PatchingResult
+from audio_lens.provenance import tensors_sha256, versions
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -217,22 +217,13 @@ def _fingerprint(runs: Mapping[str, Rows], grid: Grid, donor: Any, put_in: Donor
     found: dict[str, Any] = {
         "written": [site.name for site in grid.sites],
         "positions": sorted({(min(span), max(span) + 1) for span in spans}),
-        "codes_sha256": _sha256([run.tokens for run in runs.values()]),
+        "codes_sha256": tensors_sha256([run.tokens for run in runs.values()]),
     }
     found["positions"] = [list(span) for span in found["positions"]]
     if donor is not None and not isinstance(donor, str):
         halves = put_in.values.values()
-        found["donor_sha256"] = _sha256([t for half in halves for t in half.values()])
+        found["donor_sha256"] = tensors_sha256([t for half in halves for t in half.values()])
     return found
-
-
-def _sha256(tensors: Sequence[Tensor]) -> str:
-    found = hashlib.sha256()
-    for tensor in tensors:
-        plain = tensor.detach().cpu()
-        plain = plain.float() if plain.is_floating_point() else plain
-        found.update(plain.contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 def check_names(asked: Mapping[str, Any], function: Callable[..., Any]) -> None:

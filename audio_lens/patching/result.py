@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,6 @@ if TYPE_CHECKING:
 
 FORMAT = "audio_lens.patching.1"
 _CONFIDENCE = 0.95
-
-
-def versions() -> dict[str, str]:
-    """What a result was made with."""
-    return {name: version(name) for name in ("torch", "transformers", "nnsight")}
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,8 @@ from audio_lens.lens.run import Hook
 from audio_lens.lens.sites import Site
 from audio_lens.patching.experiment import check_halves, common_prefix
 from audio_lens.patching.grid import BLOCK, common_layers, writable, writers
-from audio_lens.patching.result import PatchingResult, versions
+from audio_lens.patching.result import PatchingResult
+from audio_lens.provenance import versions
 
 if TYPE_CHECKING:
     from audio_lens.audio.clip import Clip

@@ -1,0 +1,36 @@
+"""What results say of how they were made: versions, and fingerprints of what went in."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+
+import torch
+from torch import Tensor
+
+
+def versions() -> dict[str, str]:
+    """What a result was made with."""
+    packages = {"audio_lens": "audio-lens"} | {n: n for n in ("torch", "transformers", "nnsight")}
+    return {name: version(package) for name, package in packages.items()}
+
+
+def tensors_sha256(tensors: Iterable[Tensor]) -> str:
+    """A fingerprint of numbers and shapes."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+        plain = tensor.detach().cpu().contiguous().flatten()
+        found.update(plain.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def prompts_sha256(texts: Sequence[Sequence[str | None]]) -> str:
+    """A fingerprint of sets of prompts, melodies included."""
+    named = [
+        [[text, None if (c := getattr(text, "chroma", None)) is None else c.tolist()]
+         for text in one] for one in texts
+    ]  # fmt: skip
+    plain = all(melody is None for one in named for _, melody in one)
+    kept = [[text for text, _ in one] for one in named] if plain else named
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
