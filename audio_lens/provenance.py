@@ -21,7 +21,7 @@ def tensors_sha256(tensors: Iterable[Tensor]) -> str:
     for tensor in tensors:
         found.update(str((tuple(tensor.shape), tensor.dtype)).encode())
         plain = tensor.detach().cpu().contiguous().flatten()
-        found.update(plain.view(torch.uint8).numpy().tobytes())
+        found.update(plain.view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -8,7 +8,6 @@ import gc
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import torch
@@ -17,14 +16,9 @@ from torch import nn
 from audio_lens import AudioLens, Intervention, add
 from audio_lens.testing import random_musicgen
 from benchmarks import analysis, patching
+from benchmarks.timing import say, seconds
 
 PROMPT = "a slow piano melody over a steady beat"
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def pairs(ours: Callable, theirs: Callable, *, rounds: int) -> tuple[list[float], list[float]]:
@@ -38,11 +32,8 @@ def ratio(name: str, ours: Callable, theirs: Callable, *, target: float, rounds:
     a, b = pairs(ours, theirs, rounds=rounds)
     ratios = [x / y for x, y in zip(a, b, strict=True)]
     spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-    print(
-        f"{name:<58}{statistics.median(ratios):>7.3f}  target {target:<5} ({spread}, "
-        f"{statistics.median(a):.3f} s against {statistics.median(b):.3f} s)",
-        flush=True,
-    )
+    took = f"{statistics.median(a):.3f} s against {statistics.median(b):.3f} s"
+    say(name, f"{statistics.median(ratios):.3f}", f"{target}", f"{spread}, {took}")
 
 
 def unwrapped(lens: AudioLens) -> nn.Module:
@@ -138,7 +129,7 @@ def at_the_shape_of_the_toy() -> None:
     model, frames = unwrapped(lens), 201
     ours, theirs = pairs(plain_forward(lens, frames), forward_of(model, lens, frames), rounds=120)
     more = statistics.median(a - b for a, b in zip(ours, theirs, strict=True))
-    print(f"{'toy: more per forward, in ms':<58}{1000 * more:>7.3f}  target 1.0", flush=True)
+    say("toy: more per forward, in ms", f"{1000 * more:.3f}", "1.0")
 
     made = {"seconds": 1.0, "progress": False, "guidance_scale": 1.0}
     steps = lens.delay.n_positions(50)
@@ -157,9 +148,7 @@ def at_the_shape_of_the_toy() -> None:
     written, without = pairs(generate_written, generate, rounds=40)
     more = statistics.median(a - b for a, b in zip(written, without, strict=True))
     each = 1000 * more / (len(sites) * lens.cfg.n_layers * steps)
-    print(
-        f"{'toy: more per written site and step, in ms':<58}{each:>7.3f}  target 0.03", flush=True
-    )
+    say("toy: more per written site and step, in ms", f"{each:.3f}", "0.03")
 
 
 def imports() -> None:
@@ -189,7 +178,7 @@ def memory() -> None:
     before = peak()
     for _ in range(200):
         run()
-    print(f"{'200 runs: growth of peak memory, in MiB':<58}{peak() - before:>7.1f}  target 0")
+    say("200 runs: growth of peak memory, in MiB", f"{peak() - before:.1f}", "0")
 
 
 BENCHMARKS = {

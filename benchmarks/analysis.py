@@ -1,9 +1,8 @@
 """`python -m benchmarks analysis`: what gathering and probing cost."""
 
+import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,14 +10,9 @@ import torch
 from audio_lens import AudioLens, Probe
 from audio_lens.analysis.collect import collect
 from audio_lens.testing import random_musicgen
+from benchmarks.timing import say, seconds
 
 CLIPS, ROWS = 256, 64
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def gathering(lens: AudioLens) -> None:
@@ -35,22 +29,24 @@ def gathering(lens: AudioLens) -> None:
 
     alone(), gathered()
     ratios = [seconds(gathered) / seconds(alone) for _ in range(5)]
-    print(
-        f"{'toy shape: mean residuals of 256 clips, over forwards':<58}{np.median(ratios):>7.3f}  "
-        f"target 1.15  ({min(ratios):.3f} to {max(ratios):.3f})",
-        flush=True,
-    )
+    spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+    name = "toy shape: mean residuals of 256 clips, over forwards"
+    say(name, f"{np.median(ratios):.3f}", "1.15", spread)
 
 
 _GATHER = """
-from audio_lens.analysis.collect import collect
+from audio_lens.analysis.moments import moments
 from benchmarks.analysis import ROWS, toy_shape
 from benchmarks.memory import peak_above
 
 lens = toy_shape()
 codes = lens.random_codes(frames=100, batch={n_clips})
-print(peak_above(lambda: collect(lens, None, codes=codes, rows_at_once=ROWS, progress=False)))
+print(peak_above(lambda: moments(lens, None, codes=codes, rows_at_once=ROWS, progress=False)))
 """
+
+
+_RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+"""glibc gives back what is freed, so that what is in use is measured and not what it hoards."""
 
 
 def flat_memory() -> None:
@@ -58,16 +54,16 @@ def flat_memory() -> None:
     peaks = []
     for n_clips in (CLIPS, 8 * CLIPS):
         command = [sys.executable, "-c", _GATHER.format(n_clips=n_clips)]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        said = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=os.environ | _RETURNING
+        ).stdout.strip()
         if said == "None":
-            print(f"{'toy shape: memory of gathering':<58}not measured on this system", flush=True)
+            say("toy shape: memory of gathering", "unknown", beside="this system does not tell")
             return
         peaks.append(float(said))
-    print(
-        f"{'toy shape: memory of 2,048 clips over that of 256':<58}{peaks[1] / peaks[0]:>7.2f}  "
-        f"target 1.1   ({peaks[1]:.2f} GiB against {peaks[0]:.2f})",
-        flush=True,
-    )
+    both = f"{peaks[1]:.2f} GiB against {peaks[0]:.2f}"
+    name = "toy shape: memory of 2,048 clips over that of 256"
+    say(name, f"{peaks[1] / peaks[0]:.2f}", "1.1", both)
 
 
 def heads() -> None:
@@ -76,9 +72,7 @@ def heads() -> None:
     labels = np.arange(2000) % 2
     layers = [torch.randn(2000, 16, 64, generator=generator) for _ in range(24)]
     took = seconds(lambda: [Probe.fit_heads(x, labels, shuffles=5) for x in layers])
-    print(
-        f"{'24 x 16 heads probed, 2,000 examples, seconds':<58}{took:>7.1f}  target 60", flush=True
-    )
+    say("24 x 16 heads probed, 2,000 examples, seconds", f"{took:.1f}", "60")
 
 
 def toy_shape() -> AudioLens:

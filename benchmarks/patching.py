@@ -1,8 +1,8 @@
 """`python -m benchmarks patching`: a grid of patches against TransformerLens's loop."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformer_lens import patching as theirs
@@ -10,6 +10,7 @@ from transformer_lens import patching as theirs
 from audio_lens import AudioLens, activation_patch, attribution_patch, metrics
 from audio_lens.testing import random_musicgen
 from benchmarks.memory import peak_above
+from benchmarks.timing import say, seconds
 
 CLEAN, CORRUPTED = (
     "a slow piano melody over a steady beat",
@@ -37,10 +38,9 @@ def text_encoded_once(lens: AudioLens) -> Iterator[None]:
         del lens._conditioner._hidden
 
 
-def clock(work) -> tuple[float, object]:
-    start = time.perf_counter()
-    made = work()
-    return time.perf_counter() - start, made
+def clock(work) -> tuple[float, Any]:
+    made = []
+    return seconds(lambda: made.append(work())), made[0]
 
 
 def grid(
@@ -84,20 +84,18 @@ def grid(
     drawn = result.values.flatten()[every]
     apart, span = (drawn - sampled).abs().max(), drawn.max() - drawn.min()
     naive *= n_cells / sample
-    print(
-        f"{name + ', their loop over ours':<58}{naive / ours:>7.2f}  {target:<12} "
-        f"({naive:.0f} s from {sample} cells against {ours:.0f} s; values within {apart:.1e} "
-        f"of theirs, over a span of {span:.1e})",
-        flush=True,
+    say(
+        f"{name}, their loop over ours",
+        f"{naive / ours:.2f}",
+        target,
+        f"{naive:.0f} s from {sample} cells against {ours:.0f} s; values within {apart:.1e} of "
+        f"theirs, over a span of {span:.1e}",
     )
     if batch > 1:
         return
     gradients, _ = clock(lambda: attribution_patch(lens, **asked, positions=spans))
-    print(
-        f"{name + ', attribution in forwards':<58}{gradients / forward:>7.2f}  "
-        f"{target and 'target 6':<12} ({gradients:.1f} s against {forward:.2f} s)",
-        flush=True,
-    )
+    took = f"{gradients:.1f} s against {forward:.2f} s"
+    say(f"{name}, attribution in forwards", f"{gradients / forward:.2f}", target and "6", took)
 
 
 def peak_memory(lens: AudioLens) -> None:
@@ -114,18 +112,15 @@ def peak_memory(lens: AudioLens) -> None:
         )
     )  # fmt: skip
     if peak is None:
-        print(f"{'small: peak memory of a grid':<58}not measured on this system", flush=True)
+        say("small: peak memory of a grid", "unknown", beside="this system does not tell")
         return
-    print(
-        f"{'small: 24 x 2 cells of 256 positions, memory over its bound':<58}{peak / bound:>7.2f}  "
-        f"target 1.1   ({peak:.2f} GiB of {bound:.2f})",
-        flush=True,
-    )
+    name = "small: 24 x 2 cells of 256 positions, memory over its bound"
+    say(name, f"{peak / bound:.2f}", "1.1", f"{peak:.2f} GiB of {bound:.2f}")
 
 
 def at_the_shape_of_small() -> None:
     lens = random_musicgen("small")
-    grid("small: 24 x 64 cells", lens, batch=1, positions=range(64), sample=48, target="target 5")
+    grid("small: 24 x 64 cells", lens, batch=1, positions=range(64), sample=48, target="5")
     few = {"positions": range(0, 64, 16), "sample": 8, "target": ""}
     grid("small: 24 x 4 cells", lens, batch=1, **few)
     grid("small: 24 x 4 cells, batch of 8", lens, batch=8, **few)

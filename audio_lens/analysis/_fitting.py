@@ -23,15 +23,30 @@ class Fit:
     """In the space of the activations; None where the probe is not linear."""
 
 
-def accuracy(true: np.ndarray, guessed: np.ndarray) -> float:
+Weights = Float[np.ndarray, "*draw clip"]
+"""How often each clip counts."""
+
+
+def accuracy(true: np.ndarray, guessed: np.ndarray, weights: Weights) -> Float[np.ndarray, "*draw"]:
     """Share of clips that are named right."""
-    return float(np.mean(true == guessed))
+    return np.asarray(weights @ (true == guessed) / weights.sum(-1))
 
 
-def r_squared(true: np.ndarray, guessed: np.ndarray) -> float:
-    """Share of the variance explained; below 0 is worse than the clips' own mean."""
-    spread = float(np.sum((true - true.mean()) ** 2))
-    return 1 - float(np.sum((true - guessed) ** 2)) / spread if spread else float("nan")
+def r_squared(
+    true: np.ndarray, guessed: np.ndarray, weights: Weights
+) -> Float[np.ndarray, "*draw"]:
+    """Share of the variance explained; below 0 is worse than the clips' own mean.
+
+    NaN where all clips that count are the same.
+    """
+    about = true - true.mean()  # so that squares do not cancel
+    mean = weights @ about / weights.sum(-1)
+    spread = weights @ about**2 - weights.sum(-1) * mean**2
+    spread = np.where(spread > _NOTHING * (weights @ about**2), spread, np.nan)
+    return np.asarray(1 - weights @ (true - guessed) ** 2 / spread)
+
+
+_NOTHING = 1e-12
 
 
 def fit_kind(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from audio_lens.analysis._fitting import Fit, accuracy, r_squared
+from audio_lens.analysis._fitting import Fit, Weights, accuracy, r_squared
 from audio_lens.analysis.statistics import Estimate
 from audio_lens.audio.splits import SPLITS, check_split, split_by
 from audio_lens.errors import InputError
@@ -90,21 +90,19 @@ class Task:
 
     def score(self, part: str, guessed: np.ndarray) -> float:
         """How good guesses about a split are."""
-        return self.measure(self.y[self.parts[part]], guessed)
+        return float(self._measured(part, guessed, np.ones(len(self.parts[part]))))
 
-    @property
-    def measure(self) -> Callable[[np.ndarray, np.ndarray], float]:
-        """Of true and guessed labels."""
-        return r_squared if self.classes is None else accuracy
+    def _measured(self, part: str, guessed: np.ndarray, weights: Weights) -> np.ndarray:
+        measure = r_squared if self.classes is None else accuracy
+        return measure(self.y[self.parts[part]], guessed, weights)
 
     @cached_property
     def trivial(self) -> dict[str, Estimate]:
         """Scores for which no activation is needed."""
-        train, test = (self.y[self.parts[name]] for name in ("train", "test"))
+        train, n_test = self.y[self.parts["train"]], len(self.parts["test"])
         if self.classes is None:
-            return {"mean": _exact(self.measure(test, np.full(len(test), train.mean())))}
-        most = np.bincount(train).argmax()
-        majority = self.measure(test, np.full(len(test), most))
+            return {"mean": _exact(self.score("test", np.full(n_test, train.mean())))}
+        majority = self.score("test", np.full(n_test, np.bincount(train).argmax()))
         return {"chance": _exact(1 / self.n_classes), "majority": _exact(majority)}
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
@@ -122,17 +120,19 @@ class Task:
         return mixed
 
     def interval(self, guessed: np.ndarray, *, seed: int) -> Estimate:
-        """The score on test clips, with a percentile bootstrap over groups."""
+        """The score on test clips, with a percentile bootstrap over groups.
+
+        A single group has no interval: its ends are NaN.
+        """
+        value = self.score("test", guessed)
+        names, member = np.unique(self.groups[self.parts["test"]], return_inverse=True)
+        if len(names) == 1:
+            return Estimate(value, float("nan"), float("nan"))
         rng = np.random.default_rng(seed)
-        test = self.parts["test"]
-        names, member = np.unique(self.groups[test], return_inverse=True)
-        places = [np.flatnonzero(member == n) for n in range(len(names))]
-        true, drawn = self.y[test], []
-        for picked in rng.integers(len(places), size=(_DRAWS, len(places))):
-            rows = np.concatenate([places[n] for n in picked])
-            drawn.append(self.measure(true[rows], guessed[rows]))
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        return Estimate(self.measure(true, guessed), float(low), float(high))
+        drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_DRAWS)
+        scores = self._measured("test", guessed, drawn[:, member].astype(float))
+        low, high = np.nanpercentile(scores, [2.5, 97.5])
+        return Estimate(value, float(low), float(high))
 
 
 def choose_and_score(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
 
 PerHead = Float[Tensor, "layer head"]
+_SHARE = "share of attention"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +64,10 @@ class AttentionByLag:
 
     def plot(self) -> "Figure":
         """Heads over lags, one panel for each layer."""
-        from audio_lens.plots.panels import Axis, panels
+        from audio_lens.plots.panels import Axis, heads
 
-        heads = [str(head) for head in range(self.weights.shape[1])]
-        return panels(
-            {f"layer {n}": part.numpy() for n, part in zip(self.layers, self.weights, strict=True)},
-            rows=Axis("head", heads),
-            columns=Axis("seconds back", [f"{lag:g}" for lag in self.seconds.tolist()]),
-            scale="share of attention",
-        )
+        lags = [f"{lag:g}" for lag in self.seconds.tolist()]
+        return heads(self.layers, self.weights, Axis("seconds back", lags), _SHARE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,15 +99,9 @@ class AttentionToWords:
 
     def plot(self) -> "Figure":
         """Heads by words, one panel for each layer."""
-        from audio_lens.plots.panels import Axis, panels
+        from audio_lens.plots.panels import Axis, heads
 
-        heads = [str(head) for head in range(self.weights.shape[1])]
-        return panels(
-            {f"layer {n}": part.numpy() for n, part in zip(self.layers, self.mean, strict=True)},
-            rows=Axis("head", heads),
-            columns=Axis("word", self.words),
-            scale="share of attention",
-        )
+        return heads(self.layers, self.mean, Axis("word", self.words), _SHARE)
 
 
 @torch.no_grad()

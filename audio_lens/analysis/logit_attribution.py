@@ -107,7 +107,8 @@ def logit_attribution(
     attentions = [kind for kind in ("attn", "cross_attn") if f"{kind}.z" in lens.sites.shorthands]
     edited = lens._engine.active
     last = f"blocks.{lens.cfg.n_layers - 1}.hook_resid_post"
-    sites = ["hook_embed", "hook_pos_embed", "mlp_out", "ln_final.hook_scale", last]
+    sites = ["hook_embed", "hook_pos_embed", "mlp_out", "ln_final.hook_scale"]
+    sites += [last] if edited else []
     sites += [f"{kind}.z" for kind in attentions] if heads else [f"{k}_out" for k in attentions]
     logits, cache = lens.run_with_cache(
         prompts, codes, names_filter=sites, guidance_scale=guidance_scale

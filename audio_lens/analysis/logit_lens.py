@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError
@@ -53,9 +52,7 @@ class LogitLens:
     heard: Int[Tensor, "layer batch codebook frame"]
     """Codes as this layer would have it: its likeliest, or drawn from its prediction."""
     prompts: tuple[str | None, ...]
-    sample_rate: int
-    frame_rate: int
-    _lens: Any
+    _lens: "AudioLens"
 
     def mean(self, what: What = "log_probability") -> Float[Tensor, "layer codebook"]:
         """A quantity averaged over examples and frames."""
@@ -76,7 +73,7 @@ class LogitLens:
         waves = decode_codes(self._lens, self.heard[place].to(self._lens.cfg.device))
         return [
             Clip(
-                wave, self.sample_rate, codes=codes.cpu(), prompt=prompt,
+                wave, self._lens.cfg.sample_rate, codes=codes.cpu(), prompt=prompt,
                 interventions=(f"as predicted behind layer {self.layers[place]}",),
             )
             for wave, codes, prompt in zip(waves, self.heard[place], self.prompts, strict=True)
@@ -90,7 +87,7 @@ class LogitLens:
         if example is not None and not 0 <= example < values.shape[1]:
             raise InputError(f"example={example}: there are {values.shape[1]}, from 0.")
         chosen = values.mean(1) if example is None else values[:, example]
-        times = [f"{frame / self.frame_rate:g}" for frame in range(values.shape[-1])]
+        times = [f"{frame / self._lens.cfg.frame_rate:g}" for frame in range(values.shape[-1])]
         return panels(
             {f"codebook {n}": part.numpy() for n, part in enumerate(chosen.unbind(1))},
             rows=Axis("layer", self.layers),
@@ -167,8 +164,6 @@ def logit_lens(
         kl=kl,
         heard=heard,
         prompts=texts,
-        sample_rate=lens.cfg.sample_rate,
-        frame_rate=lens.cfg.frame_rate,
         _lens=lens,
     )
 
@@ -187,7 +182,7 @@ def _read(
     scales: of guidance, row by row.
     """
     halves = [cache.branch(branch)[name] for branch in cache.branches]
-    logits = [unembed(lens, half[:, music(cache)]).float() for half in halves]
+    logits = [lens.unembed(half[:, music(cache)]).float() for half in halves]
     guided = logits[0]
     if len(logits) == 2:
         cond, uncond = logits
@@ -213,18 +208,6 @@ def _read(
 def music(cache: "ActivationCache") -> slice:
     """Where the music lies on a cache's `pos` axis: at its end, whatever the prefixes."""
     return cache.layouts[0].audio if cache.layouts else slice(None)
-
-
-def unembed(
-    lens: "AudioLens", stream: Float[Tensor, "batch pos d_model"]
-) -> Float[Tensor, "batch codebook pos vocab"]:
-    """Logits of a stream: the final LayerNorm and every codebook's unembedding.
-
-    As functions, so that hooks which are in place elsewhere are not run into.
-    """
-    norm = lens.ln_final
-    normed = functional.layer_norm(stream, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-    return torch.stack([functional.linear(normed, weight.T) for weight in lens.W_U], dim=1)
 
 
 @contextmanager

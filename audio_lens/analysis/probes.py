@@ -116,10 +116,7 @@ class Probe:
         (found,) = choose_and_score(
             task, [rows], fitted, _tried(chosen, strengths), shuffles=shuffles, seed=seed
         )
-        return cls(
-            kind=chosen, classes=task.classes, counts=task.counts, site=site, layer=layer,
-            made=dict(made or {}), _shape=tuple(x.shape[1:]), _names=task.names, **found,
-        )  # fmt: skip
+        return cls._of(task, found, kind=chosen, x=x, site=site, layer=layer, made=made)
 
     @classmethod
     def fit_heads(
@@ -157,13 +154,22 @@ class Probe:
             task, heads, fitted, _tried(kind, strengths), shuffles=shuffles, seed=seed
         )
         return [
-            cls(
-                kind=kind, classes=task.classes, counts=task.counts, site=site, layer=layer,
-                made={**(made or {}), "head": head}, _shape=tuple(x.shape[1:]),
-                _names=task.names, **found,
+            cls._of(
+                task, found, kind=kind, x=x, site=site, layer=layer,
+                made={**(made or {}), "head": head},
             )
             for head, found in enumerate(scored)
         ]  # fmt: skip
+
+    @classmethod
+    def _of(
+        cls, task: Task, found: Mapping[str, Any], *, x: Tensor, made: Any, **said: Any
+    ) -> "Probe":
+        """What was fitted and scored, with what was asked."""
+        return cls(
+            classes=task.classes, counts=task.counts, made=dict(made or {}),
+            _shape=tuple(x.shape[1:]), _names=task.names, **said, **found,
+        )  # fmt: skip
 
     @property
     def selectivity(self) -> float:

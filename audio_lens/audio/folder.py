@@ -114,12 +114,18 @@ def labelled_folder(
 
 def _plain(values: Sequence[Any]) -> np.ndarray:
     """A column as numbers where all of it is, else as it stands."""
+    numbers = _numbers(values)
+    return np.array(values) if numbers is None else numbers
+
+
+def _numbers(values: Sequence[Any]) -> np.ndarray | None:
+    """A column as numbers; None where some of it is none. Truths are not numbers here."""
     if any(isinstance(value, bool | np.bool_) for value in values):
-        return np.array(values)
+        return None
     try:
         return np.array([float(value) for value in values])
     except (TypeError, ValueError):
-        return np.array(values)
+        return None
 
 
 def _columns(folder: Path, table: Any) -> dict[str, list[Any]]:
@@ -170,11 +176,7 @@ def _labels(
     for place, value in enumerate(values):
         if value is None or str(value).strip() in ("", "nan"):
             raise InputError(f"the label {name!r} of row {place} is empty: fill it, or drop it.")
-    truths = any(isinstance(value, bool | np.bool_) for value in values)
-    try:
-        numbers = None if truths else np.array([float(value) for value in values])
-    except (TypeError, ValueError):
-        numbers = None
+    numbers = _numbers(values)
     if graded and numbers is None:
         raise InputError(f"the label {name!r} is graded, but not all of its values are numbers.")
     if numbers is not None and graded is not False:

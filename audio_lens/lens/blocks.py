@@ -184,8 +184,7 @@ class Tail:
     def logits(self) -> Float[Tensor, "branch row codebook audio_pos vocab"]:
         """Logits of the music's positions from `start` on."""
         skip = max(self._kept.layout.n_prefix - self._start, 0)
-        states = self._decoder.model.decoder.layer_norm(self._stream[:, :, skip:])
-        return torch.stack([head(states) for head in self._decoder.lm_heads], dim=2)
+        return self._lens.unembed(self._stream[:, :, skip:])
 
     @contextmanager
     def _running(self) -> Iterator[None]:

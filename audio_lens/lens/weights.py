@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from audio_lens.errors import SiteError
 from audio_lens.lens.config import HFModule
@@ -95,6 +97,20 @@ class Weights:
     def ln_final(self) -> nn.LayerNorm:
         """The final LayerNorm."""
         return self._module.decoder.model.decoder.layer_norm
+
+    def unembed(
+        self, stream: Float[Tensor, "*batch pos d_model"]
+    ) -> Float[Tensor, "*batch codebook pos vocab"]:
+        """Logits of a stream: the final LayerNorm and every codebook's unembedding.
+
+        As functions, so that hooks which are in place elsewhere are not run into.
+        """
+        norm = self.ln_final
+        stream = functional.layer_norm(
+            stream, norm.normalized_shape, norm.weight, norm.bias, norm.eps
+        )
+        logits = [functional.linear(stream, weight.T) for weight in self.W_U]
+        return torch.stack(logits, dim=-3)
 
 
 def _into_heads(projection: nn.Linear, attention: HFModule) -> Float[Tensor, "head d_model d_head"]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,7 @@ class Grid:
     axes: Mapping[str, tuple[str, ...]]
     cells: tuple[Cell, ...]
 
-    @property
+    @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Every site that some cell writes."""
         return tuple(dict.fromkeys(site for cell in self.cells for site in cell.sites))

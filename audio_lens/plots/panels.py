@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from torch import Tensor
 
 _MOST_TICKS = 12
 
@@ -43,6 +44,21 @@ def panels(
         _ticks(axis.yaxis, rows)
     figure.colorbar(image, ax=list(drawn), label=scale, shrink=0.9)
     return figure
+
+
+def heads(
+    layers: Sequence[int],
+    values: Float[Tensor, "layer head column"],
+    columns: Axis,
+    scale: str,
+) -> Figure:
+    """A figure with one panel per layer, heads as rows."""
+    return panels(
+        {f"layer {n}": part.numpy() for n, part in zip(layers, values, strict=True)},
+        rows=Axis("head", [str(head) for head in range(values.shape[1])]),
+        columns=columns,
+        scale=scale,
+    )
 
 
 def bars(

@@ -30,6 +30,9 @@ def test_moments_are_those_of_all_rows_at_once(lens, codes, site, rows_at_once) 
         assert torch.allclose(found.covariances[key], covariance, atol=1e-4, rtol=1e-3)
         assert found.typical_norms[key] == pytest.approx(whole.typical_norms[key], rel=1e-5)
     assert found.made == whole.made
+    assert found.made["rows"] == 11
+    other = moments(lens, None, **{**asked, "codes": codes.flip(0)})
+    assert other.made["codes_sha256"] != found.made["codes_sha256"]
 
 
 def test_every_step_counts_where_nothing_was_pooled(lens, codes) -> None:

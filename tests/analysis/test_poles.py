@@ -43,6 +43,7 @@ def test_gathered_poles_give_the_difference_in_means(lens) -> None:
     assert both.sites == ("mlp_out", "resid_post")
     assert torch.allclose(both.layer(1, site="mlp_out"), alone.layer(1))
     assert both.provenance["prompts_sha256"] == alone.provenance["prompts_sha256"]
+    assert (both.provenance["n_positive"], both.provenance["n_negative"]) == (2, 2)
 
 
 def test_ways_of_taking_are_the_ways_that_are_named(lens) -> None:

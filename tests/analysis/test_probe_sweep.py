@@ -158,6 +158,7 @@ def test_bad_input_is_named(lens, data, asked, error, match, as_users_see_it) ->
         ({"audio": [1], "codes": torch.zeros(1, 4, 9, dtype=torch.long)}, "not both"),
         ({"window": (5.0, None), "seconds": 0.3}, r"holds none of the positions"),
         ({"window": (0.0, 0.1), "pool": "first_step"}, "takes no window"),
+        ({"window": (-0.1, None), "seconds": 0.3}, "seconds count from the beginning"),
     ],
 )
 def test_bad_gathering_is_named(lens, asked, match, as_users_see_it) -> None:

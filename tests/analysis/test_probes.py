@@ -126,6 +126,14 @@ def test_noise_scores_as_shuffled_labels_do_and_intervals_cover() -> None:
     assert shuffled.value == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_score_of_a_single_group_has_no_interval() -> None:
+    x = torch.arange(60.0)[:, None] % 2
+    split = np.repeat(["train", "validation", "test"], 20)
+    probe = Probe.fit(x, np.arange(60) % 2, split=split, groups=split)
+    assert probe.score.value == 1
+    assert np.isnan([probe.score.low, probe.score.high]).all()
+
+
 def test_labels_of_whole_groups_are_shuffled_by_group() -> None:
     """Groups have looks of their own and labels by lot: real and shuffled must score alike."""
     outside = 0

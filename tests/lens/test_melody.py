@@ -221,6 +221,8 @@ def test_poles_of_different_length_are_warned_of(lens):
 def test_an_end_of_text_without_text_is_refused(lens):
     with pytest.raises(InputError, match="whose text is zero"):
         collect(lens, ["organ"], pool="end_of_text", branch="uncond", progress=False)
+    with pytest.raises(InputError, match="row 1 has no prompt"):
+        collect(lens, ["organ", None], pool="end_of_text", progress=False)
 
 
 def test_pooling_at_the_end_of_the_text(lens):
