@@ -71,7 +71,7 @@ def heads() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = np.arange(2000) % 2
     layers = [torch.randn(2000, 16, 64, generator=generator) for _ in range(24)]
-    took = seconds(lambda: [Probe.fit_heads(x, labels, shuffles=5) for x in layers])
+    took = seconds(lambda: [Probe.fit_parts(x, labels, shuffles=5) for x in layers])
     say("24 x 16 heads probed, 2,000 examples, seconds", f"{took:.1f}", "60")
 
 

@@ -1,7 +1,7 @@
-"""Many small linear probes at once, one for each head of a layer, as batched linear algebra.
+"""Many small linear probes at once, one for each head or codebook, as batched linear algebra.
 
 The objectives are scikit-learn's (`LogisticRegression`, one class against the rest, and `Ridge`),
-so that a head's probe is the one that `Probe.fit` would find.
+so that each probe is the one that `Probe.fit` would find.
 """
 
 import torch
@@ -14,13 +14,13 @@ _STEPS = 50
 _SMALL = 1e-9
 
 
-def fit_heads(
-    x: Float[Tensor, "clip head feature"],
+def fit_parts(
+    x: Float[Tensor, "clip part feature"],
     y: Shaped[Tensor, " clip"],
     strength: float,
     n_classes: int,
 ) -> list[Fit]:
-    """A linear probe per head: logistic for classes, ridge for graded labels (`n_classes=0`)."""
+    """A linear probe per part: logistic for classes, ridge for graded labels (`n_classes=0`)."""
     rows = x.double().transpose(0, 1)
     mean, spread = rows.mean(1, keepdim=True), rows.std(1, keepdim=True, correction=0)
     spread[spread == 0] = 1
@@ -38,8 +38,8 @@ def fit_heads(
 
 
 def _ridge(
-    rows: Float[Tensor, "head clip feature"], y: Float[Tensor, " clip"], strength: float
-) -> Float[Tensor, "head weights_and_bias"]:
+    rows: Float[Tensor, "part clip feature"], y: Float[Tensor, " clip"], strength: float
+) -> Float[Tensor, "part weights_and_bias"]:
     centred = y - y.mean()
     gram = rows.transpose(1, 2) @ rows
     gram = gram + torch.eye(gram.shape[-1], dtype=gram.dtype) / strength
@@ -48,14 +48,14 @@ def _ridge(
 
 
 def _logistic(
-    rows: Float[Tensor, "head clip feature"], y: Float[Tensor, " clip"], strength: float
-) -> Float[Tensor, "head weights_and_bias"]:
-    """Newton's method, all heads in step; a head whose step would go uphill takes a shorter one."""
+    rows: Float[Tensor, "part clip feature"], y: Float[Tensor, " clip"], strength: float
+) -> Float[Tensor, "part weights_and_bias"]:
+    """Newton's method, all parts in step; one whose step would go uphill takes a shorter one."""
     x = torch.cat([rows, torch.ones_like(rows[..., :1])], dim=-1)
     penalty = torch.ones(x.shape[-1], dtype=x.dtype)
     penalty[-1] = 0
 
-    def loss(w: Float[Tensor, "head all"]) -> Float[Tensor, " head"]:
+    def loss(w: Float[Tensor, "part all"]) -> Float[Tensor, " part"]:
         scores = torch.einsum("hnd,hd->hn", x, w)
         wrong = torch.nn.functional.softplus(scores) - y * scores
         return strength * wrong.sum(1) + (penalty * w**2).sum(1) / 2

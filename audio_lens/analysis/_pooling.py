@@ -17,7 +17,8 @@ Pool = Literal["mean_steps", "max_steps", "last", "every_step", "first_step", "e
 Window = tuple[float, float | None]
 """From and to which second; to the end if the latter is None."""
 Key = tuple[str, int]
-"""A site's shorthand and a layer."""
+"""A site's shorthand and a layer: -1 for a site in front of the blocks."""
+BEFORE = -1
 
 FIRST_CALL = {"first_step": range(0, 1), "end_of_text": range(-1, 0)}
 """Pools that need no more than the first decoder call, and their position."""
@@ -60,13 +61,19 @@ class Pooling:
         self._norms: dict[Key, dict[tuple[int, ...], Tensor]] = {}
 
     def __call__(self, tensor: Tensor, *, hook: "Hook") -> None:
+        axes = hook.site.axes
         start = hook.positions.start
+        if "pos" not in axes:  # the music alone, whatever the prefix
+            tensor, start = tensor.movedim(axes.index("audio_pos"), 1), max(start, 0)
+        else:
+            tensor = tensor.movedim(axes.index("pos"), 1)
         first = max(self._positions.start - start, 0)
         last = min(self._positions.stop - start, tensor.shape[1])
         if first >= last:
             return
         part = tensor[:, first:last].detach().float()
-        key = (hook.site.shorthand, hook.site.block)
+        layer = hook.site.layer
+        key = (hook.site.shorthand, BEFORE if layer is None else layer)
         found, norms = self._found.setdefault(key, {}), self._norms.setdefault(key, {})
         norm = part.flatten(2).norm(dim=-1).sum(1)
         norms[hook.rows] = norms.get(hook.rows, 0) + norm

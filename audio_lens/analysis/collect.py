@@ -63,7 +63,8 @@ def collect(
     Args:
         lens: The model.
         prompts: One row each; or one for all rows of `audio` or `codes`, None for no prompt.
-        site: A site that belongs to layers and has a position axis, or several.
+        site: A site of the blocks or the embeddings that has a position axis, or several. One in
+            front of the blocks counts as layer -1.
         layers: Some layers only.
         pool: `mean_steps` or `max_steps` over positions, the `last` position, `every_step` (not
             pooled: [row pos ...]), the `first_step`, or the `end_of_text` in a melody model's
@@ -82,7 +83,7 @@ def collect(
         progress: Show progress bars.
 
     Raises:
-        SiteError: a site without layers or positions.
+        SiteError: a site without positions, or behind the blocks.
         InputError: a pool that does not exist, or too little audio to pool.
     """
     values: dict[Key, list[Tensor]] = {}
@@ -141,7 +142,7 @@ class Gathering:
     @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Where to read."""
-        return _poolable(self.lens, self.site, self.layers)
+        return _poolable(self.lens, self.site, self.layers, self.pool)
 
     @cached_property
     def texts(self) -> tuple[str | None, ...]:
@@ -236,14 +237,19 @@ class Gathering:
         return self.codes[rows.start : rows.stop]
 
 
-def _poolable(lens: "AudioLens", site: Any, layers: Any) -> tuple[Site, ...]:
+def _poolable(lens: "AudioLens", site: Any, layers: Any, pool: str) -> tuple[Site, ...]:
     sites = lens.sites.resolve(site, layers=layers)
     for found in sites:
-        if found.layer is None or "pos" not in found.axes:
+        before_blocks = (
+            found.layer is None and found.rank < lens.sites["blocks.0.hook_resid_pre"].rank
+        )
+        if (found.layer is None and not before_blocks) or not {"pos", "audio_pos"} & {*found.axes}:
             raise SiteError(
-                f"{found.name} cannot be pooled over time per layer: it needs a layer and a "
-                f"position axis, as resid_post, attn_out or attn.z have."
+                f"{found.name} cannot be pooled over time per layer: take a site of the blocks or "
+                f"the embeddings with a position axis, as resid_post, attn.z or embed.codebook."
             )
+        if pool == "end_of_text" and "pos" not in found.axes:
+            raise SiteError(f"{found.name} holds the music alone: there is no end of the text.")
     return sites
 
 

@@ -1,8 +1,8 @@
-"""Probes across layers, sites and heads: where in the model can a label be read off?"""
+"""Probes across layers, sites, heads and codebooks: where in the model can a label be read off?"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
 
 Place = tuple[str, int, int | None]
-"""A site's shorthand, a layer, and a head where heads are probed apart."""
+"""A site's shorthand, a layer, and a head or codebook where these are probed apart."""
+Part = Literal["head", "codebook"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,8 @@ class ProbeSweep:
     probes: Mapping[Place, Probe]
     made: Mapping[str, Any] = field(default_factory=dict)
     """Model, clips, pool and versions."""
+    by: Part | None = None
+    """What is probed apart."""
 
     def best(self) -> Place:
         """Where the label is read best, on validation clips; its own score is of test clips."""
@@ -40,8 +43,8 @@ class ProbeSweep:
         import pandas
 
         rows = []
-        for (site, layer, head), probe in self.probes.items():
-            where = {"site": site, "layer": layer} | ({} if head is None else {"head": head})
+        for (site, layer, part), probe in self.probes.items():
+            where = {"site": site, "layer": layer} | ({self.by: part} if self.by else {})
             score = {"score": probe.score.value, "low": probe.score.low, "high": probe.score.high}
             beside = {name: found.value for name, found in probe.baselines.items()}
             also = {"selectivity": probe.selectivity, "validation": probe.validation}
@@ -49,14 +52,14 @@ class ProbeSweep:
         return pandas.DataFrame(rows)
 
     def plot(self, beside: "Mapping[str, ProbeSweep] | None" = None) -> "Figure":
-        """Curves over layers, or a map of heads.
+        """Curves over layers, or a map of heads or codebooks.
 
         beside: other sweeps by name, such as that of a model with random weights.
         """
-        from audio_lens.plots.probes import head_map, layer_curves
+        from audio_lens.plots.probes import layer_curves, part_map
 
-        if any(head is not None for _, _, head in self.probes):
-            return head_map(self)
+        if self.by is not None:
+            return part_map(self)
         return layer_curves(self, beside or {})
 
     def sites(self) -> list[str]:
@@ -67,18 +70,18 @@ class ProbeSweep:
         """The probes of a site by layer."""
         return {layer: probe for (name, layer, _), probe in self.probes.items() if name == site}
 
-    def heads(self, site: str) -> Float[np.ndarray, "layer head"]:
-        """Scores of a site's heads."""
+    def parts(self, site: str) -> Float[np.ndarray, "layer part"]:
+        """Scores of a site's heads or codebooks."""
         places = [place for place in self.probes if place[0] == site and place[2] is not None]
         layers = sorted({layer for _, layer, _ in places})
-        n_heads = 1 + max(head for *_, head in places if head is not None)
+        n_parts = 1 + max(part for *_, part in places if part is not None)
         return np.array(
-            [[self.probes[site, n, h].score.value for h in range(n_heads)] for n in layers]
+            [[self.probes[site, n, part].score.value for part in range(n_parts)] for n in layers]
         )
 
     def __repr__(self) -> str:
-        site, layer, head = self.best()
-        where = f"{site} {layer}" + ("" if head is None else f", head {head}")
+        site, layer, part = self.best()
+        where = f"{site} {layer}" + (f", {self.by} {part}" if self.by else "")
         return (
             f"ProbeSweep({self.label}: {len(self.probes)} probes at {', '.join(self.sites())}; "
             f"best at {where}, {self.probes[self.best()].score:.2f})"
@@ -93,7 +96,7 @@ def probe_sweep(
     site: str | Sequence[str] = "resid_post",
     layers: int | Sequence[int] | None = None,
     pool: Pool = "mean_steps",
-    heads: bool = False,
+    by: Part | None = None,
     prompts: Any = None,
     activations: Activations | None = None,
     progress: bool = True,
@@ -112,7 +115,8 @@ def probe_sweep(
         site: A shorthand, or several.
         layers: Only these.
         pool: As for `collect`: one vector per clip.
-        heads: A probe per head, at sites that have heads.
+        by: A probe for each `"head"` (of attn.z) or `"codebook"` (of embed.codebook), all of a
+            layer fitted at once.
         prompts: What the model is told while it hears; nothing if None.
         activations: Gathered before, of these clips, in place of hearing them again.
         progress: Show progress bars.
@@ -121,7 +125,7 @@ def probe_sweep(
     Raises:
         InputError: an unknown label, a pool that gives more than one vector per clip, or clips
             that cannot be split.
-        SiteError: heads where there are none.
+        SiteError: heads or codebooks where there are none.
 
     Example:
         >>> from audio_lens.audio import clips
@@ -137,10 +141,8 @@ def probe_sweep(
     if label is not None and label not in data.table:
         raise InputError(f"the clips have no {label!r}: there are {', '.join(data.table)}.")
     labels = data.labels if label is None else data.table[label]
-    if heads:
-        for found in lens.sites.resolve(site, layers=layers):
-            if "head" not in found.axes:
-                raise SiteError(f"{found.shorthand} has no heads: take attn.z or cross_attn.z.")
+    if by is not None:
+        _check_parts(lens, by, site, layers)
     if activations is None:
         activations = collect(
             lens, prompts, site=site, layers=layers, pool=pool, audio=data, progress=progress
@@ -153,16 +155,27 @@ def probe_sweep(
     bar = tqdm(activations.values.items(), desc="probes", disable=not progress)
     for (name, layer), x in bar:
         asked = {"split": data.split, "site": name, "layer": layer, "made": activations.made}
-        for head, probe in _fitted(x, labels, heads, {**asked, **fitting}):
-            probes[name, layer, head] = probe
+        for part, probe in _fitted(x, labels, by, {**asked, **fitting}):
+            probes[name, layer, part] = probe
     made = {**activations.made, "clips": repr(data)}
-    return ProbeSweep(label or data.label, probes, made)
+    return ProbeSweep(label or data.label, probes, made, by)
+
+
+_WITH_PARTS = {"head": "attn.z or cross_attn.z", "codebook": "embed.codebook"}
+
+
+def _check_parts(lens: "AudioLens", by: str, site: Any, layers: Any) -> None:
+    if by not in _WITH_PARTS:
+        raise InputError(f"by must be {' or '.join(map(repr, _WITH_PARTS))}, got {by!r}.")
+    for found in lens.sites.resolve(site, layers=layers):
+        if by not in found.axes:
+            raise SiteError(f"{found.shorthand} has no {by}s: take {_WITH_PARTS[by]}.")
 
 
 def _fitted(
-    x: Any, labels: Any, heads: bool, options: dict[str, Any]
+    x: Any, labels: Any, by: Part | None, options: dict[str, Any]
 ) -> Iterator[tuple[int | None, Probe]]:
-    if heads:
-        yield from enumerate(Probe.fit_heads(x, labels, **options))
-    else:
+    if by is None:
         yield None, Probe.fit(x, labels, **options)
+    else:
+        yield from enumerate(Probe.fit_parts(x, labels, part=by, **options))

@@ -119,9 +119,9 @@ class Probe:
         return cls._of(task, found, kind=chosen, x=x, site=site, layer=layer, made=made)
 
     @classmethod
-    def fit_heads(
+    def fit_parts(
         cls,
-        x: Float[Tensor, "clip head d_head"],
+        x: Float[Tensor, "clip part feature"],
         labels: Sequence[Any] | np.ndarray,
         *,
         split: Sequence[str] | np.ndarray | None = None,
@@ -129,36 +129,37 @@ class Probe:
         strengths: Sequence[float] = STRENGTHS,
         shuffles: int = 10,
         seed: int = 0,
+        part: Literal["head", "codebook"] = "head",
         site: str = "attn.z",
         layer: int = 0,
         made: Mapping[str, Any] | None = None,
     ) -> "list[Probe]":
-        """A linear probe for every head of a layer, all fitted at once; arguments as for `fit`.
+        """A linear probe for every head (or codebook) of a layer, all fitted at once.
 
-        Of more than two classes each is fitted against the rest. A head's direction is zero at the
-        other heads.
+        Arguments as for `fit`. Of more than two classes each is fitted against the rest. The
+        direction of a head is zero at the other heads.
         """
-        from audio_lens.analysis._batched import fit_heads
+        from audio_lens.analysis._batched import fit_parts
 
         task = Task.of(labels, split=split, groups=groups, seed=seed)
         kind = task.usual_kind
         _check(x, task, kind, shuffles)
         x = x.detach().cpu().double()
-        heads = [head.numpy() for head in x.unbind(1)]
+        parts = [each.numpy() for each in x.unbind(1)]
 
         def fitted(y: np.ndarray, strength: float) -> list[Fit]:
             train = torch.from_numpy(task.parts["train"])
-            return fit_heads(x[train], torch.from_numpy(y)[train], strength, task.n_classes)
+            return fit_parts(x[train], torch.from_numpy(y)[train], strength, task.n_classes)
 
         scored = choose_and_score(
-            task, heads, fitted, _tried(kind, strengths), shuffles=shuffles, seed=seed
+            task, parts, fitted, _tried(kind, strengths), shuffles=shuffles, seed=seed
         )
         return [
             cls._of(
                 task, found, kind=kind, x=x, site=site, layer=layer,
-                made={**(made or {}), "head": head},
+                made={**(made or {}), "part": part, part: n},
             )
-            for head, found in enumerate(scored)
+            for n, found in enumerate(scored)
         ]  # fmt: skip
 
     @classmethod
@@ -223,9 +224,9 @@ class Probe:
         from audio_lens.analysis.directions import Direction
 
         vector = torch.from_numpy(weights).float()
-        if "head" in self.made:
+        if "part" in self.made:
             whole = torch.zeros(self._shape)
-            whole[self.made["head"]] = vector
+            whole[self.made[self.made["part"]]] = vector
             vector = whole
         vector = vector.view(self._shape)
         method = {"method": f"probe ({self.kind})", "towards": towards}

@@ -1,4 +1,4 @@
-"""Pictures of probe sweeps: curves over layers beside their baselines, and maps of heads."""
+"""Pictures of probe sweeps: curves over layers beside their baselines, maps of heads."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -43,15 +43,15 @@ def _curve(panel: Any, sweep: "ProbeSweep", site: str, name: str, color: str) ->
     )
 
 
-def head_map(found: "ProbeSweep") -> Figure:
-    """Layers by heads, one panel per site."""
+def part_map(found: "ProbeSweep") -> Figure:
+    """Layers by heads (or codebooks), one panel per site."""
     layers = sorted({layer for _, layer, _ in found.probes})
-    maps = {site: found.heads(site) for site in found.sites()}
-    n_heads = next(iter(maps.values())).shape[1]
+    maps = {site: found.parts(site) for site in found.sites()}
+    n_parts = next(iter(maps.values())).shape[1]
     return panels(
         maps,
         rows=Axis("layer", [str(n) for n in layers]),
-        columns=Axis("head", [str(n) for n in range(n_heads)]),
+        columns=Axis(found.by or "part", [str(n) for n in range(n_parts)]),
         scale=f"{_measure(found)}, {found.label}",
     )
 

@@ -62,10 +62,10 @@ def test_one_head_of_many_is_named(lens) -> None:
     values = collect(lens, None, site="attn.z", codes=marked.codes, progress=False)
     values.values["attn.z", 2][:, 3, 5] += torch.from_numpy(20.0 * marked.labels).float()
     found = probe_sweep(
-        lens, marked, site="attn.z", heads=True, activations=values, shuffles=3, progress=False
+        lens, marked, site="attn.z", by="head", activations=values, shuffles=3, progress=False
     )
     assert found.best() == ("attn.z", 2, 3)
-    assert found.heads("attn.z").shape == (3, 4)
+    assert found.parts("attn.z").shape == (3, 4)
     picture = found.plot()
     assert picture.axes[0].get_xlabel() == "head"
     vector = found.probes["attn.z", 2, 3].direction.layer(2)
@@ -134,12 +134,47 @@ def test_pools_and_windows_are_what_they_say(lens) -> None:
     assert torch.allclose(pooled("max_steps", (0.4, None)), late.amax(1), atol=1e-5)
 
 
+def test_sites_in_front_of_the_blocks_are_pooled_over_the_music(lens) -> None:
+    """Wherever the position axis stands, and whether or not the tensor holds a prefix."""
+    codes = lens.random_codes(frames=30, batch=2, seed=0)
+    asked = {"site": ["embed.codebook", "embed", "pos_embed"], "codes": codes, "progress": False}
+    found = collect(lens, ["a slow organ"] * 2, **asked).values
+    full = slice(max(lens.cfg.delays) + 1, 31)
+    tokens = lens.delay.apply(codes)
+    each = [table[tokens[:, book]][:, full].mean(1).float() for book, table in enumerate(lens.W_E)]
+    assert torch.allclose(found["embed.codebook", -1], torch.stack(each, 1), atol=1e-5)
+    assert torch.allclose(found["embed", -1], sum(each), atol=1e-4)
+    assert found["pos_embed", -1].shape == (2, lens.cfg.d_model)
+    with pytest.raises(SiteError, match="cannot be pooled over time per layer"):
+        collect(lens, None, **{**asked, "site": "ln_final.normalized"})
+
+
+@pytest.mark.families("mono")
+def test_a_label_in_one_codebook_is_found_there(lens) -> None:
+    marked = Marked(lens)
+    codes = marked.codes.clone()
+    codes[:, 2] = torch.from_numpy(np.where(marked.labels, 5, 9))[:, None]
+    values = collect(lens, None, site="embed.codebook", codes=codes, progress=False)
+    found = probe_sweep(
+        lens, marked, site="embed.codebook", by="codebook", activations=values, shuffles=3,
+        progress=False,
+    )  # fmt: skip
+    scores = found.parts("embed.codebook")
+    assert scores.shape == (1, 4)
+    assert scores[0, 2] == 1
+    assert max(scores[0, [0, 1, 3]]) < 0.9
+    assert found.to_dataframe()["codebook"].tolist() == [0, 1, 2, 3]
+    assert found.plot().axes[0].get_xlabel() == "codebook"
+
+
 @pytest.mark.parametrize(
     ("asked", "error", "match"),
     [
         ({"label": "colour"}, InputError, "the clips have no 'colour': there are label"),
         ({"pool": "every_step"}, InputError, "many vectors per clip"),
-        ({"heads": True}, SiteError, "resid_post has no heads"),
+        ({"by": "head"}, SiteError, "resid_post has no heads"),
+        ({"by": "codebook", "site": "attn.z"}, SiteError, "attn.z has no codebooks"),
+        ({"by": "layer"}, InputError, "by must be 'head' or 'codebook'"),
         ({"kind": "logistic"}, InputError, "not for graded labels"),
     ],
 )

@@ -88,7 +88,7 @@ def test_heads_fitted_together_are_those_fitted_alone(n_classes) -> None:
     x = torch.from_numpy(rng.standard_normal((300, 4, 5)) * [[[1], [5], [0.2], [1]]]).float()
     y = rng.standard_normal(300) if n_classes == 0 else np.arange(300) % n_classes
     x[:, 2, 1] += 0.3 * torch.from_numpy(y).float()
-    together = Probe.fit_heads(x, y, strengths=[0.1, 1.0], shuffles=3)
+    together = Probe.fit_parts(x, y, strengths=[0.1, 1.0], shuffles=3)
     assert len(together) == 4
     for head, probe in enumerate(together):
         rows, train = x[:, head].double().numpy(), split_by(np.arange(300)) == "train"
