@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from audio_lens import __version__
 from audio_lens.errors import AudioLensError
@@ -46,6 +47,18 @@ def _parser() -> argparse.ArgumentParser:
     sites.add_argument("model", nargs="?", default="toy", help=_MODEL_HELP)
     sites.set_defaults(command=_sites)
 
+    probe = commands.add_parser("probe", help="what can be read off the activations, by layer")
+    probe.add_argument("tasks", nargs="*", metavar="TASK", help="of the labelled clips (all)")
+    probe.add_argument("--model", default="toy", help=_MODEL_HELP)
+    probe.add_argument("--clips", type=int, default=500, help="of each task (%(default)s)")
+    probe.add_argument("--site", nargs="+", default=["resid_post"], help="(%(default)s)")
+    probe.add_argument("--folder", type=Path, help="your own audio, in place of labelled clips")
+    probe.add_argument("--label", help="of --folder: the column of its labels.csv to be asked for")
+    probe.add_argument("--seconds", type=float, help="of --folder: how much of each file is heard")
+    probe.add_argument("--group", help="of --folder: a column of what belongs together")
+    probe.add_argument("--out", type=Path, default=Path("runs/probe"), help="folder (%(default)s)")
+    probe.set_defaults(command=_probe)
+
     check = commands.add_parser("check", help="read and write every site; 1 on any failure")
     check.add_argument("model", nargs="?", default="toy", help=_MODEL_HELP)
     check.set_defaults(command=_check)
@@ -77,6 +90,34 @@ def _generate(options: argparse.Namespace) -> int:
     lens = AudioLens.from_pretrained(options.model)
     clips = lens.generate(options.prompt, seconds=options.seconds, seed=options.seed)
     print(clips[0].save(options.out))
+    return 0
+
+
+def _probe(options: argparse.Namespace) -> int:
+    from audio_lens.audio.folder import labelled_folder
+    from audio_lens.errors import InputError
+    from audio_lens.lens.lens import AudioLens
+    from audio_lens.recipes.probing import (
+        ProbingSettings,
+        labelled_tasks,
+        probe_tasks,
+        report,
+        write,
+    )
+
+    data: dict[str, Any] = {}
+    if options.folder is not None:
+        if options.tasks or options.label is None or options.seconds is None:
+            raise InputError("--folder takes --label and --seconds, and no TASK.")
+        data[options.label] = labelled_folder(
+            options.folder, options.label, seconds=options.seconds, group=options.group
+        )
+    lens = AudioLens.from_pretrained(options.model)
+    data = data or labelled_tasks(lens, options.tasks or None, n=options.clips)
+    settings = ProbingSettings(site=tuple(options.site))
+    found = probe_tasks(lens, data, settings=settings)
+    print(report(found))
+    print(f"Every score, and curves over layers: {write(found, options.out, settings, lens)}/")
     return 0
 
 

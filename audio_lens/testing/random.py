@@ -1,6 +1,7 @@
 """Random MusicGens at any shape, built from configs without network."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -136,6 +137,30 @@ def random_musicgen(shape: str | None = None, *, seed: int = 0, **numbers: Any) 
         _liven(model)
     processor = _processor(model.config.audio_encoder.sampling_rate)
     return AudioLens.from_model(model, processor, name=shape or "random")
+
+
+def random_twin(lens: AudioLens, *, seed: int = 0) -> AudioLens:
+    """The same architecture and codec with decoder and text encoder drawn anew.
+
+    What can be read off it, no training put there: the baseline of probes.
+
+    Example:
+        >>> lens = random_musicgen(n_layers=2)
+        >>> twin = random_twin(lens, seed=7)
+        >>> codes = lens.random_codes(frames=5)
+        >>> torch.equal(twin(None, codes), lens(None, codes))
+        False
+    """
+    model = lens.hf_model
+    config = deepcopy(model.config)
+    with torch.random.fork_rng(devices=[]), without_padding_notice():
+        torch.manual_seed(seed)
+        twin = type(model)(config)
+    twin.audio_encoder.load_state_dict(model.audio_encoder.state_dict())
+    twin.to(lens.cfg.device, next(model.decoder.parameters()).dtype)
+    return AudioLens.from_model(
+        twin, lens.processor, name=f"{lens.cfg.model_name} with random weights"
+    )
 
 
 def _build(size: Shape) -> HFModule:
