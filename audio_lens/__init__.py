@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from audio_lens.errors import InputError as InputError
     from audio_lens.errors import SiteError as SiteError
     from audio_lens.errors import UnknownWordWarning as UnknownWordWarning
+    from audio_lens.lens import schedules as schedules
     from audio_lens.lens.cache import ActivationCache as ActivationCache
     from audio_lens.lens.intervention import Intervention as Intervention
-    from audio_lens.lens.intervention import add as add
-    from audio_lens.lens.intervention import project_out as project_out
-    from audio_lens.lens.intervention import replace as replace
-    from audio_lens.lens.intervention import window as window
     from audio_lens.lens.lens import AudioLens as AudioLens
+    from audio_lens.lens.operations import add as add
+    from audio_lens.lens.operations import clamp as clamp
+    from audio_lens.lens.operations import project_out as project_out
+    from audio_lens.lens.operations import replace as replace
+    from audio_lens.lens.schedules import window as window
     from audio_lens.patching import metrics as metrics
     from audio_lens.patching.ablation import ablate as ablate
     from audio_lens.patching.activation import activation_patch as activation_patch
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = {"metrics": "patching.metrics"}
+_ROOMS = {"metrics": "patching.metrics", "schedules": "lens.schedules"}
 _HOMES = {
     "PatchingResult": "patching.result",
     "ablate": "patching.ablation",
@@ -74,11 +76,12 @@ _HOMES = {
     "Prompt": "audio.melody",
     "SiteError": "errors",
     "UnknownWordWarning": "errors",
-    "add": "lens.intervention",
+    "add": "lens.operations",
+    "clamp": "lens.operations",
     "difference_in_means": "analysis.poles",
-    "project_out": "lens.intervention",
-    "replace": "lens.intervention",
-    "window": "lens.intervention",
+    "project_out": "lens.operations",
+    "replace": "lens.operations",
+    "window": "lens.schedules",
 }
 
 __all__ = sorted({*_HOMES, *_ROOMS})

@@ -62,11 +62,8 @@ class Pooling:
 
     def __call__(self, tensor: Tensor, *, hook: "Hook") -> None:
         axes = hook.site.axes
+        tensor = tensor.movedim(axes.index("pos" if "pos" in axes else "audio_pos"), 1)
         start = hook.positions.start
-        if "pos" not in axes:  # the music alone, whatever the prefix
-            tensor, start = tensor.movedim(axes.index("audio_pos"), 1), max(start, 0)
-        else:
-            tensor = tensor.movedim(axes.index("pos"), 1)
         first = max(self._positions.start - start, 0)
         last = min(self._positions.stop - start, tensor.shape[1])
         if first >= last:

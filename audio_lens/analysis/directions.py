@@ -41,7 +41,10 @@ class Direction:
     raw_norms: Mapping[Key, float] = field(default_factory=dict)
     """Lengths as they came out of the data, kept when the direction is made unit."""
     typical_norms: Mapping[Key, float] = field(default_factory=dict)
-    """Mean length of the activations at the site: the yardstick of `scale="residual"`."""
+    """Mean length of the activations at the site: the yardstick of `scale="resid_norm"`."""
+    spreads: Mapping[Key, float] = field(default_factory=dict)
+    """Standard deviation of the activations' projections, each pole about its own mean: the
+    yardstick of `scale="proj_std"`."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Model, method, prompts' hash, pool, branch, seeds and versions."""
 
@@ -157,6 +160,7 @@ class Direction:
             vectors,
             raw_norms={key: self.raw_norms[key] for key in vectors if key in self.raw_norms},
             typical_norms={k: self.typical_norms[k] for k in vectors if k in self.typical_norms},
+            spreads={key: self.spreads[key] for key in vectors if key in self.spreads},
             provenance=self.provenance,
         )
 
@@ -164,7 +168,8 @@ class Direction:
         """The part at right angles to another direction, layer by layer."""
         along = self.project_onto(other)
         left = self._with({key: v - along.vectors[key] for key, v in self.vectors.items()})
-        return replace(left, provenance=self._from("project_off", other))
+        # Another axis than this one's: how far activations spread along it is not known.
+        return replace(left, spreads={}, provenance=self._from("project_off", other))
 
     def project_onto(self, other: "Direction") -> "Direction":
         """The part along another direction, layer by layer."""
@@ -174,7 +179,7 @@ class Direction:
         along = self._with(
             {key: (v * unit[key]).sum() * unit[key] for key, v in self.vectors.items()}
         )
-        return replace(along, provenance=self._from("project_onto", other))
+        return replace(along, spreads={}, provenance=self._from("project_onto", other))
 
     def cosine(self, other: "Direction") -> dict[Key, float]:
         """Cosine with another direction at every site and layer both have."""
@@ -209,6 +214,7 @@ class Direction:
             "format": FORMAT,
             "raw_norms": json.dumps({_key(k): v for k, v in self.raw_norms.items()}),
             "typical_norms": json.dumps({_key(k): v for k, v in self.typical_norms.items()}),
+            "spreads": json.dumps({_key(k): v for k, v in self.spreads.items()}),
             "provenance": json.dumps(dict(self.provenance), default=dict),
         }
         save_file(tensors, path, metadata=metadata)
@@ -237,6 +243,7 @@ class Direction:
             {_unkey(name): tensor for name, tensor in tensors.items()},
             raw_norms=_norms(metadata["raw_norms"]),
             typical_norms=_norms(metadata["typical_norms"]),
+            spreads=_norms(metadata.get("spreads", "{}")),
             provenance=json.loads(metadata["provenance"]),
         )
 

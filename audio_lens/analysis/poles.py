@@ -10,8 +10,7 @@ from torch import Tensor
 
 from audio_lens.analysis.collect import Activations, Key, collect
 from audio_lens.analysis.directions import Direction
-from audio_lens.analysis.moments import Moments, moments
-from audio_lens.errors import InputError
+from audio_lens.errors import InputError, SiteError
 from audio_lens.provenance import prompts_sha256, versions
 
 if TYPE_CHECKING:
@@ -71,26 +70,32 @@ class Poles:
         return self._direction(vectors, "principal_component")
 
     def _direction(self, vectors: Mapping[Key, Tensor], method: str) -> Direction:
-        return _direction(vectors, method, (self.positive, self.negative), self.texts)
+        """A direction that knows where it came from, and what lengths mean there."""
+        poles = self.positive, self.negative
+        made = dict(self.positive.made)
+        rows = made.pop("rows", None)
+        if rows is not None:
+            made |= {"n_positive": rows, "n_negative": self.negative.made.get("rows")}
+        if any(self.texts):
+            made["prompts_sha256"] = prompts_sha256(self.texts)
+        return Direction(
+            vectors,
+            typical_norms={
+                key: sum(pole.typical_norms[key] for pole in poles) / 2
+                for key in self.positive.typical_norms
+            },
+            spreads={key: self._spread(key, v) for key, v in vectors.items() if v.any()},
+            provenance={"method": method, **made, **versions()},
+        )
 
-
-def _direction(
-    vectors: Mapping[Key, Tensor],
-    method: str,
-    poles: Sequence[Activations | Moments],
-    texts: tuple[tuple[str, ...], tuple[str, ...]],
-) -> Direction:
-    """A direction that knows where it came from."""
-    norms = [pole.typical_norms for pole in poles]
-    typical = {key: sum(pole[key] for pole in norms) / len(norms) for key in norms[0]}
-    made = dict(poles[0].made)
-    rows = made.pop("rows", None)
-    if rows is not None:
-        made |= {"n_positive": rows, "n_negative": poles[1].made.get("rows")}
-    if any(texts):
-        made["prompts_sha256"] = prompts_sha256(texts)
-    provenance = {"method": method, **made, **versions()}
-    return Direction(vectors, typical_norms=typical, provenance=provenance)
+    def _spread(self, key: Key, vector: Tensor) -> float:
+        """Standard deviation along a vector, each pole about its own mean."""
+        unit = (vector / vector.norm()).flatten()
+        along = [
+            pole.values[key].flatten(-vector.ndim) @ unit for pole in (self.positive, self.negative)
+        ]
+        away = torch.cat([(side - side.mean()).flatten() for side in along])
+        return float((away.square().sum() / max(len(away) - 2, 1)).sqrt())
 
 
 def gather_poles(
@@ -121,6 +126,12 @@ def gather_poles(
         (0, 1)
     """
     _check_poles(lens, positive, negative)
+    for site in lens.sites.resolve(gathering.get("site", "resid_post")):
+        if site.layer is None:
+            raise SiteError(
+                f"{site.name} cannot be steered at by layer: directions belong to sites of the "
+                f"blocks, such as resid_post, attn_out or attn.z."
+            )
     return Poles(
         collect(lens, positive, **gathering),
         collect(lens, negative, **gathering),
@@ -163,12 +174,9 @@ def difference_in_means(
         >>> faster.layers, faster.layer(1).shape
         ((0, 1), torch.Size([64]))
     """
-    _check_poles(lens, positive, negative)
-    asked = {"site": site, "layers": layers, **gathering}
-    poles = [moments(lens, prompts, **asked) for prompts in (positive, negative)]
-    vectors = {key: mean - poles[1].means[key] for key, mean in poles[0].means.items()}
-    texts = tuple(positive), tuple(negative)
-    return _direction(vectors, "difference_in_means", poles, texts)
+    return gather_poles(
+        lens, positive=positive, negative=negative, site=site, layers=layers, **gathering
+    ).difference_in_means()
 
 
 WAYS = ("free", "same_codes", "first_step", "eos_text")

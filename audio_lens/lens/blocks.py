@@ -56,6 +56,7 @@ class Kept:
             branches=self.branches,
             frame_rate=self.frame_rate,
             with_text=tuple(self.with_text[row] for row in rows),
+            n_positions=self.logits.shape[-2],
         )
         run.layout = self.layout
         return run
@@ -83,7 +84,13 @@ def keep(
     with lens._engine.registered(recording.registrations()):
         lens(list(texts), tokens=tokens, guidance_scale=guidance_scale)
     cache = recording.cache(lens)
-    run = run_of(groups[0], texts, guidance_scale, lens.cfg.frame_rate)
+    run = run_of(
+        groups[0],
+        texts,
+        guidance_scale,
+        frame_rate=lens.cfg.frame_rate,
+        n_positions=tokens.shape[-1],
+    )
 
     def of(name: str) -> Tensor:
         return torch.stack([cache.branch(branch)[name] for branch in run.branches])

@@ -49,7 +49,13 @@ def forward(
     tokens = tokens.expand(len(prompts), -1, -1)
     made: dict[tuple[int, ...], Tensor] = {}
     for group in group_rows(prompts, None, lens._conditioner):
-        run = run_of(group, prompts, guidance_scale, lens.cfg.frame_rate)
+        run = run_of(
+            group,
+            prompts,
+            guidance_scale,
+            frame_rate=lens.cfg.frame_rate,
+            n_positions=tokens.shape[-1],
+        )
         asked = group.pad(prompts)
         try:
             logits = _decoder_call(lens, asked, tokens[list(group.rows)], run, group.text_length)

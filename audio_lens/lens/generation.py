@@ -88,7 +88,13 @@ class Generation:
     def _run_group(self, group: Group, tick: Any) -> Int[Tensor, "row codebook frame"]:
         lens = self.lens
         scale = self.sampling.guidance_scale
-        run = run_of(group, self.prompts, scale, lens.cfg.frame_rate)
+        run = run_of(
+            group,
+            self.prompts,
+            scale,
+            frame_rate=lens.cfg.frame_rate,
+            n_positions=lens.delay.n_positions(self.frames),
+        )
         grid = lens.delay.grid(torch.stack(group.pad(self.known)), self.frames)
         with ordinary_tensors(), lens._engine.running(run):
             conditions = lens._conditioner.encode(

@@ -1,6 +1,6 @@
 """The one primitive: what is done to a site, where, when, to which rows, and how strongly."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import index
@@ -12,21 +12,14 @@ from torch import Tensor
 
 from audio_lens.errors import HookError, InputError
 from audio_lens.lens.engine import Registration
+from audio_lens.lens.operations import Operation
 from audio_lens.lens.run import Branch, Hook, Run, check_branch
+from audio_lens.lens.schedules import Schedule
 from audio_lens.lens.sites import Site, SiteTable, Spec
 from audio_lens.lens.writes import check_write, no_text
 
-Strength = float | Tensor
-"""A coefficient as an operation gets it: a number, or a tensor that broadcasts over rows."""
-
-Operation = Callable[[Tensor, Strength, Hook], Tensor | None]
-"""`op(tensor, coefficient, hook) -> tensor`, or None after an edit in place; the coefficient
-broadcasts against the tensor."""
-
 Coefficient = float | Sequence[float] | Tensor | Callable[[Hook], Any]
 When = Callable[[Hook], Any]
-PerLayer = Tensor | Mapping[Any, Tensor]
-"""One tensor for every layer, or one by layer."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +28,19 @@ class Intervention:
 
     Attributes:
         site: A full name, shorthand, glob, filter or list of them.
-        op: What is done: `add`, `replace`, `project_out`, or any
+        op: What is done: `add`, `replace`, `project_out`, `clamp`, or any
             `fn(tensor, coefficient, hook) -> tensor`.
         layers: One layer, several, or None for every layer the site has.
         branch: Halves of a guided run it acts on.
-        when: `fn(hook)` returning one truth value, or one per position; see `window`.
+        when: A schedule such as `window`, or `fn(hook)` returning one truth value, or one per
+            position.
         rows: Rows of the batch it acts on; None is all.
-        coefficient: A number, one per row of the batch, or `fn(hook)` returning either.
+        coefficient: A number, one per row of the batch, a schedule, or `fn(hook)` returning a
+            number, one per row, or [row pos] (1 stands for all).
 
     Example:
         >>> import torch
+        >>> from audio_lens import add
         >>> from audio_lens.testing import random_musicgen
         >>> lens = random_musicgen(n_layers=2, d_model=64)
         >>> push = Intervention("resid_post", layers=1, op=add(torch.ones(64)), coefficient=0.5)
@@ -74,6 +70,11 @@ class Intervention:
                 check(site)
         prepare = partial(self._prepare, sites)
         return Registration(self._act, sites, self.branch, prepare=prepare, label=self.describe)
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """Those that decide when it acts and how strongly."""
+        return tuple(s for s in (self.when, self.coefficient) if isinstance(s, Schedule))
 
     def _check_parts(self) -> None:
         if not callable(self.op):
@@ -105,7 +106,7 @@ class Intervention:
             return ""
         strength = self.coefficient
         if callable(strength):
-            shown = "varying"
+            shown = repr(strength) if isinstance(strength, Schedule) else "varying"
         else:
             values = torch.as_tensor(strength)
             shown = f"{float(values if values.ndim == 0 else values[row]):g}"
@@ -127,6 +128,8 @@ class Intervention:
                     f"intervention on row {row}, but the run has rows 0 to {n_rows - 1}."
                 )
         _check_per_row(self.coefficient, n_rows)
+        for schedule in self.schedules:
+            schedule.check(run)
         silent = [row for row in chosen or range(n_rows) if not run.with_text[row]]
         if len(silent) == n_rows or (chosen and silent):
             for site in sites:
@@ -140,7 +143,7 @@ class Intervention:
         coefficient = self.coefficient
         if callable(coefficient):
             coefficient = coefficient(hook)
-            _check_per_row(coefficient, hook.n_rows)
+            _check_varying(coefficient, hook.n_rows)
         strength = _broadcast(coefficient, tensor, hook)
         given = tensor if mask is True else tensor.clone()  # an operation may edit in place
         new = self.op(given, strength, hook)
@@ -169,24 +172,43 @@ class Intervention:
 
 
 def _when_mask(when: Any, tensor: Tensor, hook: Hook) -> Tensor | bool:
-    when = torch.as_tensor(when, dtype=torch.bool)
-    axis = next((a for a in ("pos", "audio_pos", "query") if a in hook.site.axes), None)
-    if when.ndim > 0 and axis is None:
-        raise InputError(
-            f"{hook.name} has no position axis [{' '.join(hook.site.axes)}], so a window in time "
-            f"cannot act on it: leave `when` out, or give a function that returns one bool."
-        )
-    if when.ndim > 0 and when.shape != (len(hook.positions),):
-        raise InputError(
-            f"`when` returned {tuple(when.shape)} values at {hook.name}; expected one, or one per "
-            f"position ({len(hook.positions)} here)."
-        )
+    when = torch.as_tensor(when)
+    if when.ndim == 1:  # one per position
+        when = when[None]
+    when = _over_rows_and_positions(when.bool(), tensor, hook, "`when`")
     if when.all():
         return True
-    if not when.any():
-        return False
-    behind = tensor.ndim - hook.site.axes.index(axis) - 1
-    return when.to(tensor.device).view(-1, *[1] * behind)
+    return when if when.any() else False
+
+
+def _over_rows_and_positions(values: Tensor, tensor: Tensor, hook: Hook, what: str) -> Tensor:
+    """A number, or [row pos] with 1 for all, made to broadcast against a site's tensor."""
+    values = values.to(tensor.device)
+    if values.ndim == 0:
+        return values
+    n_rows, n_pos = len(tensor), len(hook.positions)
+    if values.ndim != 2 or values.shape[0] not in (1, n_rows):
+        raise InputError(
+            f"{what} gave values of shape {tuple(values.shape)} at {hook.name}; expected one, or "
+            f"[row pos] with {n_rows} rows (or 1) and {n_pos} positions (or 1)."
+        )
+    if values.shape[1] == 1:
+        return values.view(-1, *[1] * (tensor.ndim - 1))
+    axis = next((a for a in ("pos", "audio_pos", "query") if a in hook.site.axes), None)
+    if axis is None:
+        raise InputError(
+            f"{hook.name} has no position axis [{' '.join(hook.site.axes)}], so nothing can vary "
+            f"in time there: leave windows and schedules out, or give one value."
+        )
+    if values.shape[1] != n_pos:
+        raise InputError(
+            f"{what} gave {values.shape[1]} values at {hook.name}; expected one, or one per "
+            f"position ({n_pos} here)."
+        )
+    place = hook.site.axes.index(axis)
+    shape = [values.shape[0], *[1] * (tensor.ndim - 1)]
+    shape[place] = n_pos
+    return values.reshape(shape)
 
 
 def _check_per_row(coefficient: Any, n_rows: int) -> None:
@@ -202,121 +224,20 @@ def _check_per_row(coefficient: Any, n_rows: int) -> None:
         raise InputError("coefficient is not finite: give numbers other than NaN and infinity.")
 
 
+def _check_varying(coefficient: Any, n_rows: int) -> None:
+    """What a function gave: as what is given once, or over rows and positions."""
+    if torch.as_tensor(coefficient).ndim < 2:
+        _check_per_row(coefficient, n_rows)
+    elif not torch.isfinite(torch.as_tensor(coefficient).float()).all():
+        raise InputError("a coefficient's function gave NaN or infinity: give finite numbers.")
+
+
 def _broadcast(coefficient: Any, tensor: Tensor, hook: Hook) -> Any:
     if isinstance(coefficient, int | float):
         return coefficient
     # At least float32, so that a list of one number means what the number means.
     dtype = torch.promote_types(tensor.dtype, torch.float32)
     values = torch.as_tensor(coefficient, dtype=dtype, device=tensor.device)
-    if values.ndim == 0:
-        return values
-    return values[list(hook.rows)].view(-1, *[1] * (tensor.ndim - 1))
-
-
-class _VectorOperation:
-    """An operation with a vector, the same for all layers or one per layer."""
-
-    def __init__(self, vector: PerLayer) -> None:
-        self.vector = vector
-        self._placed: dict[Site, tuple[Any, Tensor]] = {}
-
-    def check(self, site: Site) -> None:
-        """Refuse a layer without a vector while nothing has run yet."""
-        if isinstance(self.vector, Mapping) and site.layer not in self.vector:
-            raise InputError(
-                f"{type(self).__name__}: no vector for layer {site.layer} ({site.name}); there are "
-                f"vectors for layers {sorted(self.vector)}."
-            )
-
-    def at(self, tensor: Tensor, hook: Hook) -> Tensor:
-        """The vector for this site, on the tensor's device and in its dtype."""
-        given = self.vector
-        vector = given[hook.layer()] if isinstance(given, Mapping) else given
-        state = _state(vector, tensor)
-        known, placed = self._placed.get(hook.site, (None, tensor))
-        if state is None or known != state:
-            placed = torch.as_tensor(vector).to(tensor.device, tensor.dtype)
-            self._check_shape(placed, tensor, hook)
-            self._placed[hook.site] = (state, placed)
-        return placed
-
-    def _check_shape(self, vector: Tensor, tensor: Tensor, hook: Hook) -> None:
-        try:
-            fits = torch.broadcast_shapes(vector.shape, tensor.shape) == tensor.shape
-        except RuntimeError:
-            fits = False
-        if not fits:
-            raise InputError(
-                f"{type(self).__name__}: a vector of shape {tuple(vector.shape)} does not fit "
-                f"{hook.name} {tuple(tensor.shape)} [{' '.join(hook.site.axes)}]."
-            )
-
-
-def _state(vector: Any, tensor: Tensor) -> tuple[Any, ...] | None:
-    """What a placed vector depends on; None if it must be placed anew each time."""
-    if not isinstance(vector, Tensor) or vector.requires_grad or vector.is_inference():
-        return None  # an array may change unseen, and a gradient needs a fresh way back
-    return id(vector), vector._version, tensor.dtype, tensor.device
-
-
-def _times(coefficient: Strength, values: Tensor) -> Tensor:
-    """The product, rounded once: a list of one number does what the number does."""
-    if isinstance(coefficient, Tensor):
-        return (coefficient * values.to(coefficient.dtype)).to(values.dtype)
-    return coefficient * values
-
-
-class add(_VectorOperation):  # noqa: N801 - reads as the operation it is
-    """Add `coefficient * vector`."""
-
-    def __init__(self, vector: PerLayer) -> None:
-        super().__init__(vector)
-        self._last: dict[Site, tuple[Any, float, Tensor]] = {}
-
-    def __call__(self, tensor: Tensor, coefficient: Strength, hook: Hook) -> Tensor:
-        vector = self.at(tensor, hook)
-        state, _ = self._placed[hook.site]
-        if isinstance(coefficient, Tensor) or state is None:
-            return tensor + _times(coefficient, vector)
-        # One number at every step is the common case: its product is worth remembering.
-        of, by, product = self._last.get(hook.site, (None, None, vector))
-        if of != state or by != coefficient:
-            product = coefficient * vector
-            self._last[hook.site] = (state, coefficient, product)
-        return tensor + product
-
-
-class replace(_VectorOperation):  # noqa: N801
-    """Move towards a value: `tensor + coefficient * (value - tensor)`; 1 puts it in place."""
-
-    def __call__(self, tensor: Tensor, coefficient: Strength, hook: Hook) -> Tensor:
-        value = self.at(tensor, hook).expand_as(tensor)
-        if isinstance(coefficient, int | float) and coefficient == 1:
-            return value.clone()
-        return torch.lerp(tensor, value, torch.as_tensor(coefficient, dtype=tensor.dtype))
-
-
-class project_out(_VectorOperation):  # noqa: N801
-    """Remove `coefficient` of the part that lies along a vector; 1 removes all of it."""
-
-    def __call__(self, tensor: Tensor, coefficient: Strength, hook: Hook) -> Tensor:
-        vector = self.at(tensor, hook)
-        unit = vector / vector.norm(dim=-1, keepdim=True)
-        along = (tensor * unit).sum(-1, keepdim=True)
-        return tensor - _times(coefficient, along) * unit
-
-
-def window(start: float, stop: float | None = None) -> When:
-    """Act from `start` to `stop` seconds of the clip (to its end if None), on `pos` axes.
-
-    Example:
-        >>> inside = window(2.0, None)
-    """
-    if start < 0 or (stop is not None and stop <= start):
-        raise InputError(f"window({start}, {stop}): need 0 <= start < stop, in seconds.")
-
-    def inside(hook: Hook) -> list[bool]:
-        return [start <= second and (stop is None or second < stop) for second in hook.seconds]
-
-    inside.__name__ = f"from {start:g} s" + ("" if stop is None else f" to {stop:g} s")
-    return inside
+    if values.ndim == 1:  # one per row of the caller's
+        values = values[list(hook.rows), None]
+    return _over_rows_and_positions(values, tensor, hook, "the coefficient")

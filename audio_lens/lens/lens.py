@@ -292,7 +292,8 @@ class AudioLens(Weights, Placement, Traces):
         for given in interventions:
             if not isinstance(given, Intervention):
                 raise InputError(f"intervene() takes Intervention objects, got {given!r}.")
-        bound = [intervention.bind(self.sites) for intervention in interventions]
+        readers = [need for given in interventions for s in given.schedules for need in s.needs]
+        bound = [each.bind(self.sites) for each in (*dict.fromkeys(readers), *interventions)]
         with self._engine.registered(bound):
             yield self
 

@@ -70,7 +70,12 @@ def branches_for(prompts: Sequence[str | None], guidance_scale: float) -> tuple[
 
 
 def run_of(
-    group: "Group", prompts: Sequence[str | None], guidance_scale: float, frame_rate: int
+    group: "Group",
+    prompts: Sequence[str | None],
+    guidance_scale: float,
+    *,
+    frame_rate: int,
+    n_positions: int,
 ) -> Run:
     """The run of a group. Its branches are decided by all rows, so no row depends on its group."""
     return Run(
@@ -78,6 +83,7 @@ def run_of(
         padded=group.padded,
         branches=branches_for(prompts, guidance_scale),
         frame_rate=frame_rate,
+        n_positions=n_positions,
         with_text=tuple(prompt is not None for prompt in prompts),
     )
 

@@ -29,12 +29,15 @@ class Run:
     """Which rows have a prompt, of all that the caller asked for; `rows` are run together now."""
     layout: Layout = NO_PREFIX
     """Of the first decoder call; known once the prompts are encoded."""
+    n_positions: int = 0
+    """Positions of the music in all its calls."""
     start: int = 0
     """The first position of this call; negative in a prefix, 0 where the music begins."""
     length: int = 0
     step: int = 0
     captured: dict[str, Any] = field(default_factory=dict)
     contexts: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
+    notes: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -128,6 +131,11 @@ class Hook:
         return [position / self._run.frame_rate for position in self.positions]
 
     @property
+    def frame_rate(self) -> int:
+        """Positions a second."""
+        return self._run.frame_rate
+
+    @property
     def rows(self) -> tuple[int, ...]:
         """Which of the caller's rows this tensor holds, in order."""
         return self._run.rows
@@ -141,6 +149,11 @@ class Hook:
     def ctx(self) -> dict[str, Any]:
         """A dict that lives as long as the run, for this hook at this site."""
         return self._run.contexts.setdefault((self._context, self.site.name), {})
+
+    @property
+    def notes(self) -> dict[Any, Any]:
+        """A dict that lives as long as the run, shared by all hooks."""
+        return self._run.notes
 
 
 def check_branch(branch: str, sites: tuple[Site, ...]) -> None:

@@ -20,9 +20,9 @@ from audio_lens.audio.tempo import pulse_bpm
 from audio_lens.audio.timbre import spectral_centroid
 from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.intervention import Intervention
-from audio_lens.lens.intervention import window as window_of
 from audio_lens.lens.rows import as_prompts
 from audio_lens.lens.run import Hook
+from audio_lens.lens.schedules import window as window_of
 from audio_lens.lens.sites import Site
 from audio_lens.patching.experiment import check_halves, common_prefix
 from audio_lens.patching.grid import BLOCK, common_layers, writable, writers

@@ -1,20 +1,20 @@
-"""Strategies and scales: from a direction to the vectors that are added, and where."""
+"""Strategies and scales: which layer is given which vector of a direction, and how long it is."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from audio_lens.analysis.directions import Direction
 from audio_lens.errors import InputError
-from audio_lens.lens.intervention import Coefficient, Intervention, add
-from audio_lens.lens.intervention import window as window_of
-from audio_lens.lens.run import Branch
 
-if TYPE_CHECKING:
-    from audio_lens.lens.lens import AudioLens
-
-Strategy = Literal["one_to_one", "one_to_all", "all_to_all"]
-Scale = Literal["raw", "unit", "residual"]
+Strategy = Literal["one_to_one", "one_to_all", "all_to_all", "block", "weighted"]
+Scale = Literal["raw", "unit", "resid_norm", "proj_std"]
+Weights = Mapping[int, Any]
+"""By layer: a number, or a number for each head."""
 
 
 def place(
@@ -22,6 +22,8 @@ def place(
     *,
     strategy: Strategy = "one_to_one",
     source_layer: int | None = None,
+    layers: Sequence[int] | None = None,
+    weights: Weights | None = None,
     scale: Scale = "raw",
     n_layers: int,
 ) -> Direction:
@@ -30,27 +32,102 @@ def place(
     Args:
         direction: Where the vectors come from.
         strategy: `one_to_one` adds the source layer's vector at that layer; `one_to_all` adds
-            it at every layer, as arXiv 2504.04479 does; `all_to_all` adds each layer's own.
+            it at every layer, as arXiv 2504.04479 does; `all_to_all` adds each layer's own;
+            `block` adds at some `layers`, the source layer's vector or else each layer's own;
+            `weighted` adds each layer's own times its weight.
         source_layer: The layer whose vector is used; needed unless the direction has but one.
-        scale: Length of a vector at coefficient 1: as it came (`raw`), 1 (`unit`), or the
-            typical length of the activations where it is added (`residual`).
+        layers: Of a `block`.
+        weights: Of `weighted`: a number for each layer, or numbers for its heads where the
+            direction has heads; layers that are left out get nothing. See `soft_weights`.
+        scale: Length of a vector at coefficient 1: as it came (`raw`), 1 (`unit`), the typical
+            length of the activations where it is added (`resid_norm`), or one standard deviation
+            of their projections on it (`proj_std`). Weights come on top.
         n_layers: Layers of the model.
+
+    Raises:
+        InputError: an unknown strategy or scale; options that the strategy does not take or
+            lacks; layers that do not exist; lengths that the direction does not know.
+
+    Example:
+        >>> import torch
+        >>> faster = Direction({("resid_post", n): torch.ones(4) * n for n in (1, 2)})
+        >>> place(faster, strategy="block", source_layer=2, layers=[0, 1], n_layers=3).norms
+        {('resid_post', 0): 4.0, ('resid_post', 1): 4.0}
     """
-    if strategy not in ("one_to_one", "one_to_all", "all_to_all"):
-        raise InputError(
-            f'strategy must be "one_to_one", "one_to_all" or "all_to_all", got {strategy!r}.'
-        )
-    placed = direction
-    if strategy != "all_to_all":
+    _check_name("strategy", strategy, get_args(Strategy))
+    _check_name("scale", scale, get_args(Scale))
+    _check_options(strategy, source_layer=source_layer, layers=layers, weights=weights)
+    if strategy == "weighted":
+        assert weights is not None
+        return _weighted(_scaled(direction, scale), weights, n_layers)
+    if strategy == "all_to_all" or (strategy == "block" and source_layer is None):
+        placed = direction
+    else:
         placed = direction.only(_source(direction, strategy, source_layer))
-    elif source_layer is not None:
-        raise InputError('source_layer has no meaning with strategy="all_to_all".')
     if strategy == "one_to_all":
-        vectors = {(s, i): v for (s, _), v in placed.vectors.items() for i in range(n_layers)}
-        placed = Direction(
-            vectors, typical_norms=direction.typical_norms, provenance=direction.provenance
-        )
+        placed = _copied(placed, direction, range(n_layers))
+    if strategy == "block":
+        chosen = _existing(layers or (), n_layers)
+        placed = placed.only(chosen) if source_layer is None else _copied(placed, direction, chosen)
     return _scaled(placed, scale)
+
+
+def soft_weights(scores: Any, *, power: float = 3.0) -> dict[int, Tensor]:
+    """Weights from a probe's scores by layer or by layer and head: the best counts 1, the worst 0.
+
+    `((score - min) / (max - min)) ** power`, as SMITIN weighs heads (arXiv 2404.02252).
+
+    Args:
+        scores: [layer] or [layer head], as `ProbeSweep.parts` gives; or a mapping by layer.
+        power: How much the best are preferred.
+
+    Raises:
+        InputError: scores that are all the same.
+
+    Example:
+        >>> soft_weights([0.5, 0.75, 1.0])
+        {0: tensor(0.), 1: tensor(0.1250), 2: tensor(1.)}
+    """
+    by_layer = dict(scores) if isinstance(scores, Mapping) else dict(enumerate(scores))
+    values = {int(n): torch.as_tensor(s, dtype=torch.float32) for n, s in by_layer.items()}
+    every = torch.cat([v.flatten() for v in values.values()])
+    low, high = every.min(), every.max()
+    if not high > low:
+        raise InputError(f"all scores are {float(high):g}: they prefer nothing.")
+    return {layer: ((v - low) / (high - low)) ** power for layer, v in values.items()}
+
+
+def _check_name(what: str, given: Any, known: Sequence[str]) -> None:
+    if given in known:
+        return
+    near = get_close_matches(str(given), known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise InputError(f"no {what} {given!r}: {hint}there are {', '.join(known)}.")
+
+
+_TAKES: Mapping[str, tuple[str, ...]] = {
+    "one_to_one": ("source_layer",),
+    "one_to_all": ("source_layer",),
+    "all_to_all": (),
+    "block": ("source_layer", "layers"),
+    "weighted": ("weights",),
+}
+_NEEDS: Mapping[str, str] = {"block": "layers", "weighted": "weights"}
+
+
+def _check_options(strategy: str, **options: Any) -> None:
+    for name, value in options.items():
+        if value is not None and name not in _TAKES[strategy]:
+            raise InputError(f"{name} has no meaning with strategy={strategy!r}.")
+        if value is None and _NEEDS.get(strategy) == name:
+            raise InputError(f"strategy={strategy!r} needs {name}=.")
+
+
+def _existing(layers: Sequence[int], n_layers: int) -> list[int]:
+    wrong = [layer for layer in layers if not 0 <= layer < n_layers]
+    if wrong or not layers:
+        raise InputError(f"layers={list(layers)}: the model has layers 0 to {n_layers - 1}.")
+    return sorted(set(layers))
 
 
 def _source(direction: Direction, strategy: str, source_layer: int | None) -> int:
@@ -64,92 +141,58 @@ def _source(direction: Direction, strategy: str, source_layer: int | None) -> in
     return direction.layers[0]
 
 
-def _scaled(direction: Direction, scale: str) -> Direction:
-    if scale == "raw":
-        return direction
-    if scale not in ("unit", "residual"):
-        raise InputError(f'scale must be "raw", "unit" or "residual", got {scale!r}.')
-    unit = direction.unit()
-    if scale == "unit":
-        return unit
-    missing = [key for key in unit.vectors if key not in direction.typical_norms]
-    if missing:
-        raise InputError(
-            f'scale="residual" needs the typical norm at {missing[0][0]}, layer {missing[0][1]}, '
-            f"which this direction does not carry: use another scale."
-        )
-    vectors = {key: v * direction.typical_norms[key] for key, v in unit.vectors.items()}
+def _copied(source: Direction, direction: Direction, layers: Sequence[int]) -> Direction:
+    """One layer's vectors at several layers, with the typical lengths that are known there.
+
+    How far activations spread along a vector is known at its own layer alone, and taken over.
+    """
+    spreads = {site: spread for (site, _), spread in source.spreads.items()}
+    vectors = {(s, layer): v for (s, _), v in source.vectors.items() for layer in layers}
+    return Direction(
+        vectors,
+        typical_norms={k: n for k, n in direction.typical_norms.items() if k in vectors},
+        spreads={key: spreads[key[0]] for key in vectors if key[0] in spreads},
+        provenance=direction.provenance,
+    )
+
+
+def _weighted(direction: Direction, weights: Weights, n_layers: int) -> Direction:
+    chosen = _existing(list(weights), n_layers)
+    vectors = {}
+    for (site, layer), vector in direction.only(chosen).vectors.items():
+        weight = torch.as_tensor(weights[layer], dtype=vector.dtype)
+        if weight.ndim and weight.shape != vector.shape[:1]:
+            raise InputError(
+                f"weights of layer {layer} have shape {tuple(weight.shape)}, the vector at {site} "
+                f"{tuple(vector.shape)}: give one number, or one per head where it has heads."
+            )
+        by_head = weight.view(-1, *[1] * (vector.ndim - 1)) if weight.ndim else weight
+        vectors[site, layer] = vector * by_head
     return Direction(
         vectors, typical_norms=direction.typical_norms, provenance=direction.provenance
     )
 
 
-def interventions(
-    lens: "AudioLens",
-    direction: Direction,
-    *,
-    coefficient: Coefficient = 1.0,
-    strategy: Strategy = "one_to_one",
-    source_layer: int | None = None,
-    branch: Branch = "both",
-    scale: Scale = "raw",
-    window: tuple[float, float | None] | None = None,
-    rows: Sequence[int] | None = None,
-    label: str = "",
-) -> list[Intervention]:
-    """The interventions that steering by a direction comes down to, one per site."""
-    direction.check_fits(lens)
-    n_layers = lens.cfg.n_layers
-    if source_layer is not None:
-        source_layer = lens.sites.layer(source_layer)
-    placed = place(
-        direction, strategy=strategy, source_layer=source_layer, scale=scale, n_layers=n_layers
-    )
-    made = []
-    for site in placed.sites:
-        vectors = {layer: v for (name, layer), v in placed.vectors.items() if name == site}
-        layers = sorted(vectors)
-        where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}-{layers[-1]}"
-        made.append(
-            Intervention(
-                site,
-                add(vectors),
-                layers=layers,
-                branch=branch,
-                when=None if window is None else window_of(*window),
-                rows=rows,
-                coefficient=coefficient,
-                label=label or f"steered at {site} {where}, {branch}, {scale}",
-            )
+def _scaled(direction: Direction, scale: str) -> Direction:
+    if scale == "raw":
+        return direction
+    unit = direction.unit()
+    if scale == "unit":
+        return unit
+    lengths = direction.typical_norms if scale == "resid_norm" else direction.spreads
+    missing = [key for key in unit.vectors if key not in lengths]
+    if missing:
+        what = "typical norm" if scale == "resid_norm" else "spread of projections"
+        raise InputError(
+            f"scale={scale!r} needs the {what} at {missing[0][0]}, layer {missing[0][1]}, "
+            f"which this direction does not carry: use another scale."
         )
-    return made
-
-
-_OPTIONS = (
-    "coefficient", "strategy", "source_layer", "branch", "scale", "window", "rows", "label"
-)  # fmt: skip
-
-
-def steer(
-    lens: "AudioLens", direction: Direction, **options: Any
-) -> AbstractContextManager["AudioLens"]:
-    """Add a direction while the `with` block lasts.
-
-    Args:
-        lens: The model.
-        direction: What to add.
-        options: `coefficient` (a number, one per row, or `fn(hook)`), `strategy`,
-            `source_layer`, `branch`, `scale`, `window` in seconds, `rows`, `label`.
-
-    Example:
-        >>> import torch
-        >>> from audio_lens.testing import random_musicgen
-        >>> lens = random_musicgen(n_layers=2, d_model=64)
-        >>> up = Direction({("resid_post", 1): torch.ones(64)})
-        >>> with lens.steer(up, coefficient=0.5):
-        ...     clips = lens.generate("a song", seconds=0.1, progress=False)
-    """
-    unknown = sorted(set(options) - set(_OPTIONS))
-    if unknown:
-        raise TypeError(f"steering has no option {unknown[0]!r}: there are {', '.join(_OPTIONS)}.")
-    return lens.intervene(*interventions(lens, direction, **options))
+    vectors: dict[tuple[str, int], Float[Tensor, "*site"]] = {
+        key: v * lengths[key] for key, v in unit.vectors.items()
+    }
+    return Direction(
+        vectors,
+        typical_norms=direction.typical_norms,
+        spreads=direction.spreads,
+        provenance=direction.provenance,
+    )

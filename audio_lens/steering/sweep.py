@@ -9,7 +9,7 @@ from audio_lens.analysis.directions import Direction
 from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError
 from audio_lens.lens.rows import Prompts, as_prompts
-from audio_lens.steering.strategies import steer
+from audio_lens.steering.steer import steer
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -50,7 +50,7 @@ def sweep(
         seeds: Each prompt runs with each.
         rows_at_once: Rows per batch.
         progress: Show progress bars.
-        options: Of `steer` (strategy, source_layer, branch, scale, window) and of
+        options: Of `steer` (op, strategy, scale, schedule, branch, ...) and of
             `AudioLens.generate` (seconds, guidance_scale, do_sample, temperature, top_k, prefix,
             row_group).
 

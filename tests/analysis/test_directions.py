@@ -169,7 +169,11 @@ def test_other_models(lens, faster):
         (lambda lens: Direction({}), "at least one vector"),
         (lambda lens: difference_in_means(lens, positive=[], negative=SLOW), "positive must be"),
         (lambda lens: difference_in_means(lens, positive=SLOW, negative=SLOW), "are the same"),
-        (lambda lens: collect(lens, SLOW, site="hook_embed"), "cannot be pooled"),
+        (
+            lambda lens: difference_in_means(lens, positive=FAST, negative=SLOW, site="embed"),
+            "cannot be steered at by layer",
+        ),
+        (lambda lens: collect(lens, SLOW, site="ln_final.normalized"), "cannot be pooled"),
         (lambda lens: collect(lens, SLOW, site="attn.pattern"), "cannot be pooled"),
         (lambda lens: collect(lens, SLOW, seconds=0.06), "3 frames leave no position"),
     ],

@@ -1,0 +1,113 @@
+"""Steering: a direction put to work by strategy, scale and schedule."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from difflib import get_close_matches
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from audio_lens.analysis.directions import Direction
+from audio_lens.errors import InputError
+from audio_lens.lens.intervention import Coefficient, Intervention
+from audio_lens.lens.operations import Operation, add
+from audio_lens.lens.run import Branch
+from audio_lens.lens.schedules import Schedule
+from audio_lens.lens.schedules import window as window_of
+from audio_lens.steering.strategies import Scale, Strategy, Weights, place
+
+if TYPE_CHECKING:
+    from audio_lens.lens.lens import AudioLens
+
+What = Callable[[Mapping[int, Tensor]], Operation]
+"""`add`, `clamp`, `project_out`, or anything that makes an operation of vectors by layer."""
+
+
+def interventions(
+    lens: "AudioLens",
+    direction: Direction,
+    *,
+    coefficient: Coefficient = 1.0,
+    op: What = add,
+    strategy: Strategy = "one_to_one",
+    source_layer: int | None = None,
+    layers: Sequence[int] | None = None,
+    weights: Weights | None = None,
+    branch: Branch = "both",
+    scale: Scale = "raw",
+    schedule: Schedule | None = None,
+    window: tuple[float, float | None] | None = None,
+    rows: Sequence[int] | None = None,
+    label: str = "",
+) -> list[Intervention]:
+    """The interventions that steering by a direction comes down to, one per site."""
+    direction.check_fits(lens)
+    if source_layer is not None:
+        source_layer = lens.sites.layer(source_layer)
+    placed = place(
+        direction, strategy=strategy, source_layer=source_layer, layers=layers, weights=weights,
+        scale=scale, n_layers=lens.cfg.n_layers,
+    )  # fmt: skip
+    if schedule is not None:
+        if callable(coefficient) and not isinstance(coefficient, Schedule):
+            raise InputError("give schedule= or a function as coefficient=, not both.")
+        coefficient = schedule * coefficient
+    made = []
+    for site in placed.sites:
+        vectors = {layer: v for (name, layer), v in placed.vectors.items() if name == site}
+        chosen = sorted(vectors)
+        where = f"layer {chosen[0]}" if len(chosen) == 1 else f"layers {chosen[0]}-{chosen[-1]}"
+        how = "" if op is add else f"{getattr(op, '__name__', type(op).__name__)}, "
+        made.append(
+            Intervention(
+                site,
+                op(vectors),
+                layers=chosen,
+                branch=branch,
+                when=None if window is None else window_of(*window),
+                rows=rows,
+                coefficient=coefficient,
+                label=label or f"steered at {site} {where}, {how}{branch}, {scale}",
+            )
+        )
+    return made
+
+
+def steer(
+    lens: "AudioLens", direction: Direction, **options: Any
+) -> AbstractContextManager["AudioLens"]:
+    """A direction put to work while the `with` block lasts.
+
+    Args:
+        lens: The model.
+        direction: What to add.
+        options: `coefficient` (a number, one per row, a schedule, or `fn(hook)`), `op` (`add`,
+            `clamp`, `project_out`, or what makes an operation of vectors by layer), `strategy`
+            with its `source_layer`, `layers` or `weights`, `branch`, `scale`, `schedule` (times
+            the coefficient), `window` in seconds, `rows`, `label`. See `place` and `schedules`.
+
+    Raises:
+        TypeError: an option that does not exist.
+        InputError: options that do not fit each other or the model.
+
+    Example:
+        >>> import torch
+        >>> from audio_lens import schedules
+        >>> from audio_lens.testing import random_musicgen
+        >>> lens = random_musicgen(n_layers=2, d_model=64)
+        >>> up = Direction({("resid_post", 1): torch.ones(64)})
+        >>> with lens.steer(up, coefficient=0.5, schedule=schedules.every(5)):
+        ...     clips = lens.generate("a song", seconds=0.1, progress=False)
+        >>> clips[0].interventions
+        ('steered at resid_post layer 1, both, raw x 0.5 x every 5 steps',)
+    """
+    known = [
+        p.name for p in signature(interventions).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
+            raise TypeError(f"steering has no option {name!r}: {hint}")
+    return lens.intervene(*interventions(lens, direction, **options))
