@@ -66,6 +66,8 @@ class Schedule:
             self._check(run)
 
     def __mul__(self, other: Any) -> "Schedule":
+        if isinstance(other, int | float) and other == 1:
+            return self
         other = other if isinstance(other, Schedule) else _constant(other)
 
         def product(hook: "Hook") -> Factor:
