@@ -1,0 +1,106 @@
+"""Distortion: how far steering bends what the model predicts, so that ways of it can be compared.
+
+A coefficient means another thing for every layer, strategy, branch and guidance scale; distortion
+means the same for all of them.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from audio_lens.analysis.directions import Direction
+from audio_lens.audio.clip import Clip
+from audio_lens.errors import InputError
+from audio_lens.steering.steer import steer
+
+if TYPE_CHECKING:
+    from audio_lens.lens.lens import AudioLens
+
+
+@torch.no_grad()
+def distortion(
+    lens: "AudioLens",
+    clips: Sequence[Clip],
+    *,
+    direction: Direction,
+    coefficients: Sequence[float],
+    guidance_scale: float = 3.0,
+    rows_at_once: int = 32,
+    **options: Any,
+) -> Float[np.ndarray, "coefficient clip"]:
+    """Mean divergence of steered from unsteered predictions, in nats per code.
+
+    Both read the unsteered clip's codes under its prompt, so that nothing but the steering is
+    different; Kullback-Leibler divergence of the steered prediction from the unsteered one, after
+    guidance and before top-k, averaged over codebooks and frames.
+
+    Args:
+        lens: The model.
+        clips: Unsteered, of equal length, with their codes and prompts.
+        direction: What is added.
+        coefficients: How strongly.
+        guidance_scale: As in the generation that is meant.
+        rows_at_once: Rows per batch.
+        options: Of `steer`.
+
+    Raises:
+        InputError: no clips, clips without codes, or of several lengths.
+
+    Example:
+        >>> from audio_lens.testing import random_musicgen
+        >>> lens = random_musicgen(n_layers=2)
+        >>> twins = lens.generate(["organ", "drums"], seconds=0.2, progress=False)
+        >>> up = Direction({("resid_post", 1): torch.ones(64)})
+        >>> found = distortion(lens, twins, direction=up, coefficients=[0.0, 1.0])
+        >>> found.shape, float(found[0].max())
+        ((2, 2), 0.0)
+    """
+    if not clips or any(clip.codes is None for clip in clips):
+        raise InputError("distortion is measured on clips with their codes: give generated ones.")
+    if len({clip.codes.shape for clip in clips if clip.codes is not None}) > 1:
+        raise InputError("the clips have several lengths: cut them to one.")
+    codes = torch.stack([clip.codes for clip in clips if clip.codes is not None])
+    prompts = [clip.prompt for clip in clips]
+    found = np.zeros((len(coefficients), len(clips)))
+    for start in range(0, len(clips), rows_at_once):
+        some = slice(start, start + rows_at_once)
+        part = codes[some].to(lens.cfg.device)
+        plain = lens(prompts[some], part, guidance_scale=guidance_scale).float().log_softmax(-1)
+        for place, coefficient in enumerate(coefficients):
+            with steer(lens, direction, coefficient=float(coefficient), **options):
+                bent = (
+                    lens(prompts[some], part, guidance_scale=guidance_scale).float().log_softmax(-1)
+                )
+            nats = (bent.exp() * (bent - plain)).sum(-1)
+            found[place, some] = nats.mean((1, 2)).cpu().numpy()
+    return found
+
+
+def at_distortion(
+    nats: Float[np.ndarray, " coefficient"],
+    effects: Float[np.ndarray, " coefficient"],
+    target: float,
+) -> float:
+    """The effect where the distortion is `target`, between tested coefficients; NaN beyond them.
+
+    Args:
+        nats: Distortion at coefficients of one sign, from 0 outwards.
+        effects: The effect there.
+        target: In nats per code.
+
+    Raises:
+        InputError: distortions that do not grow with the coefficient.
+
+    Example:
+        >>> at_distortion(np.array([0.0, 0.1, 0.4]), np.array([0.0, 1.0, 2.0]), 0.25)
+        1.5
+    """
+    if len(nats) != len(effects) or (np.diff(nats) <= 0).any():
+        raise InputError(
+            f"distortions {np.round(nats, 4).tolist()}: expected one for each effect, growing "
+            f"from 0 outwards. Leave coefficients out where the model is past bending."
+        )
+    return float(np.interp(target, nats, effects, left=np.nan, right=np.nan))
