@@ -15,7 +15,7 @@ from torch import nn
 
 from audio_lens import AudioLens, Intervention, add
 from audio_lens.testing import random_musicgen
-from benchmarks import analysis, patching
+from benchmarks import analysis, patching, steering
 from benchmarks.timing import say, seconds
 
 PROMPT = "a slow piano melody over a steady beat"
@@ -188,6 +188,7 @@ BENCHMARKS = {
     "small": at_the_shape_of_small,
     "patching": patching.at_the_shape_of_small,
     "analysis": analysis.run,
+    "steering": steering.run,
 }
 
 if __name__ == "__main__":
