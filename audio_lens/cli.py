@@ -112,6 +112,8 @@ def _probe(options: argparse.Namespace) -> int:
         data[options.label] = labelled_folder(
             options.folder, options.label, seconds=options.seconds, group=options.group
         )
+    elif options.label or options.seconds or options.group:
+        raise InputError("--label, --seconds and --group are of --folder: give that too.")
     lens = AudioLens.from_pretrained(options.model)
     data = data or labelled_tasks(lens, options.tasks or None, n=options.clips)
     settings = ProbingSettings(site=tuple(options.site))

@@ -2,9 +2,10 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from operator import index
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -150,7 +151,8 @@ class Direction:
 
     def only(self, layers: int | Sequence[int]) -> "Direction":
         """The part that belongs to some layers."""
-        wanted = {layers} if isinstance(layers, int) else set(layers)
+        listed = layers if isinstance(layers, Iterable) else [layers]
+        wanted = set(map(index, listed))
         for layer in wanted - set(self.layers):
             self.layer(layer, site=self.sites[0])
         return self._with({key: v for key, v in self.vectors.items() if key[1] in wanted})

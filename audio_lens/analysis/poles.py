@@ -84,18 +84,25 @@ class Poles:
                 key: sum(pole.typical_norms[key] for pole in poles) / 2
                 for key in self.positive.typical_norms
             },
-            spreads={key: self._spread(key, v) for key, v in vectors.items() if v.any()},
+            spreads={
+                key: spread
+                for key, vector in vectors.items()
+                if (spread := self._spread(key, vector)) is not None
+            },
             provenance={"method": method, **made, **versions()},
         )
 
-    def _spread(self, key: Key, vector: Tensor) -> float:
-        """Standard deviation along a vector, each pole about its own mean."""
+    def _spread(self, key: Key, vector: Tensor) -> float | None:
+        """Standard deviation along a vector, each pole about its own mean; None where none is."""
+        if not vector.any():
+            return None
         unit = (vector / vector.norm()).flatten()
         along = [
             pole.values[key].flatten(-vector.ndim) @ unit for pole in (self.positive, self.negative)
         ]
         away = torch.cat([(side - side.mean()).flatten() for side in along])
-        return float((away.square().sum() / max(len(away) - 2, 1)).sqrt())
+        spread = (away.square().sum() / max(len(away) - 2, 1)).sqrt()
+        return float(spread) if spread > 0 else None
 
 
 def gather_poles(

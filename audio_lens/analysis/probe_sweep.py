@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from audio_lens.analysis.collect import Activations, Pool, collect
+from audio_lens.analysis._pooling import BEFORE, Pool
+from audio_lens.analysis.collect import Activations, collect
 from audio_lens.analysis.probes import Probe
 from audio_lens.errors import InputError, SiteError
 
@@ -62,6 +63,20 @@ class ProbeSweep:
             return part_map(self)
         return layer_curves(self, beside or {})
 
+    def by_layer(self, site: str) -> "dict[int, float | list[float]]":
+        """A site's scores by layer, one for each head or codebook where these are probed apart."""
+        found: dict[int, float | list[float]] = {}
+        for (name, layer, part), probe in self.probes.items():
+            if name != site:
+                continue
+            if part is None:
+                found[layer] = probe.score.value
+            else:
+                parts = found.setdefault(layer, [])
+                assert isinstance(parts, list)
+                parts.append(probe.score.value)
+        return found
+
     def sites(self) -> list[str]:
         """Shorthands of the sites that were probed."""
         return list(dict.fromkeys(site for site, _, _ in self.probes))
@@ -93,7 +108,7 @@ def probe_sweep(
     data: Any,
     *,
     label: str | None = None,
-    site: str | Sequence[str] = "resid_post",
+    site: str | Sequence[str] | None = None,
     layers: int | Sequence[int] | None = None,
     pool: Pool = "mean_steps",
     by: Part | None = None,
@@ -112,13 +127,14 @@ def probe_sweep(
         data: Labelled clips: of `audio_lens.audio.clips`, or a folder of your own, read by
             `audio_lens.audio.folder.labelled_folder`.
         label: Another column of `data.table`; the clips' own label if None.
-        site: A shorthand, or several.
+        site: A shorthand, or several; `resid_post` if None, or all that was gathered before.
         layers: Only these.
         pool: As for `collect`: one vector per clip.
         by: A probe for each `"head"` (of attn.z) or `"codebook"` (of embed.codebook), all of a
             layer fitted at once.
         prompts: What the model is told while it hears; nothing if None.
-        activations: Gathered before, of these clips, in place of hearing them again.
+        activations: Gathered before, of these clips, in place of hearing them again; what `site`
+            and `layers` name of them.
         progress: Show progress bars.
         fitting: `kind`, `strengths`, `shuffles`, `seed`, as for `Probe.fit`.
 
@@ -141,24 +157,40 @@ def probe_sweep(
     if label is not None and label not in data.table:
         raise InputError(f"the clips have no {label!r}: there are {', '.join(data.table)}.")
     labels = data.labels if label is None else data.table[label]
+    names: Any = site or "resid_post"
+    if site is None and activations is not None:
+        names = list(dict.fromkeys(name for name, _ in activations.values))
+    wanted = [(found.shorthand, found.layer) for found in lens.sites.resolve(names, layers=layers)]
     if by is not None:
-        _check_parts(lens, by, site, layers)
+        _check_parts(lens, by, names, layers)
     if activations is None:
         activations = collect(
-            lens, prompts, site=site, layers=layers, pool=pool, audio=data, progress=progress
+            lens, prompts, site=names, layers=layers, pool=pool, audio=data, progress=progress
         )
     if activations.made.get("pool") == "every_step":
         raise InputError("these activations are of every step: pool them over time.")
     groups = getattr(data, "groups", None)
     fitting = {"groups": groups, **fitting}
     probes: dict[Place, Probe] = {}
-    bar = tqdm(activations.values.items(), desc="probes", disable=not progress)
+    chosen = _chosen(activations, wanted)
+    bar = tqdm(chosen.items(), desc="probes", disable=not progress)
     for (name, layer), x in bar:
         asked = {"split": data.split, "site": name, "layer": layer, "made": activations.made}
         for part, probe in _fitted(x, labels, by, {**asked, **fitting}):
             probes[name, layer, part] = probe
     made = {**activations.made, "clips": repr(data)}
     return ProbeSweep(label or data.label, probes, made, by)
+
+
+def _chosen(activations: Activations, wanted: Sequence[tuple[str, int | None]]) -> dict[Any, Any]:
+    keys = [(name, BEFORE if layer is None else layer) for name, layer in wanted]
+    gathered = [key for key in keys if key in activations.values]
+    if not gathered or {name for name, _ in gathered} != {name for name, _ in keys}:
+        raise InputError(
+            f"the activations are of {', '.join(f'{n} {i}' for n, i in activations.values)}; asked "
+            f"for are {', '.join(f'{n} {i}' for n, i in keys)}."
+        )
+    return {key: activations.values[key] for key in gathered}
 
 
 _WITH_PARTS = {"head": "attn.z or cross_attn.z", "codebook": "embed.codebook"}

@@ -180,14 +180,19 @@ class Probe:
     def read(self, x: Float[Tensor, "clip *site"]) -> Float[Tensor, "clip output"]:
         """What the probe gives: one number for two classes and graded labels, else one a class."""
         assert self._fit is not None
-        rows = x.detach().cpu().flatten(1).double().numpy()
-        return torch.from_numpy(self._fit.outputs(rows)).float()
+        return torch.from_numpy(self._fit.outputs(self._rows(x))).float()
 
     def predict(self, x: Float[Tensor, "clip *site"]) -> np.ndarray:
         """Labels of activations, as they were given: names of classes, or numbers."""
         assert self._fit is not None
-        found = self._fit.predict(x.detach().cpu().flatten(1).double().numpy())
+        found = self._fit.predict(self._rows(x))
         return found if self._names is None else self._names[found]
+
+    def _rows(self, x: Tensor) -> np.ndarray:
+        """Activations as it was fitted on: of a head's or codebook's probe, its own part."""
+        if "part" in self.made and tuple(x.shape[1:]) == self._shape:
+            x = x[:, self.made[self.made["part"]]]
+        return x.detach().cpu().flatten(1).double().numpy()
 
     @property
     def direction(self) -> "Direction":

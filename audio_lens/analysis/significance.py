@@ -78,6 +78,7 @@ def holm(p: Sequence[float]) -> list[float]:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
+    p = [1.0 if np.isnan(each) else each for each in p]  # nothing measured shows nothing
     order = np.argsort(p)
     corrected, so_far = [0.0] * len(p), 0.0
     for place, n in enumerate(order):
@@ -96,5 +97,5 @@ def rank_among(value: float, controls: Sequence[float]) -> tuple[int, float]:
         >>> rank_among(-0.9, [0.1, -0.2, 0.95])
         (2, 0.5)
     """
-    as_large = sum(abs(control) >= abs(value) for control in controls)
+    as_large = sum(not abs(control) < abs(value) for control in controls)  # NaN shows nothing
     return 1 + as_large, (1 + as_large) / (1 + len(controls))

@@ -88,7 +88,7 @@ def keep(
         groups[0],
         texts,
         guidance_scale,
-        frame_rate=lens.cfg.frame_rate,
+        pattern=lens.delay,
         n_positions=tokens.shape[-1],
     )
 

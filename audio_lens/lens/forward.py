@@ -53,7 +53,7 @@ def forward(
             group,
             prompts,
             guidance_scale,
-            frame_rate=lens.cfg.frame_rate,
+            pattern=lens.delay,
             n_positions=tokens.shape[-1],
         )
         asked = group.pad(prompts)

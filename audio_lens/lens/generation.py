@@ -92,7 +92,7 @@ class Generation:
             group,
             self.prompts,
             scale,
-            frame_rate=lens.cfg.frame_rate,
+            pattern=lens.delay,
             n_positions=lens.delay.n_positions(self.frames),
         )
         grid = lens.delay.grid(torch.stack(group.pad(self.known)), self.frames)

@@ -68,6 +68,11 @@ class Intervention:
                 raise HookError(f"{site.name} is read-only and cannot be intervened on.")
             if check := getattr(self.op, "check", None):
                 check(site)
+            if self.schedules and _time_axis(site) is None:
+                raise InputError(
+                    f"{site.name} has no position axis [{' '.join(site.axes)}], so nothing can "
+                    f"vary in time there: leave windows and schedules out."
+                )
         prepare = partial(self._prepare, sites)
         return Registration(self._act, sites, self.branch, prepare=prepare, label=self.describe)
 
@@ -81,6 +86,12 @@ class Intervention:
             raise InputError(
                 f"op must be an operation such as add(vector), or fn(tensor, coefficient, hook), "
                 f"got {self.op!r}."
+            )
+        if isinstance(self.coefficient, Schedule) and not getattr(self.op, "neutral", True):
+            op = type(self.op).__name__
+            raise InputError(
+                f"{op} acts at a coefficient of 0 too, so a schedule as coefficient= would not "
+                f"switch it off: give when=, or lens.steer(..., op={op}, schedule=...)."
             )
         if self._chosen == ():
             raise InputError("rows must name at least one row, or be None for all.")
@@ -106,12 +117,13 @@ class Intervention:
             return ""
         strength = self.coefficient
         if callable(strength):
-            shown = repr(strength) if isinstance(strength, Schedule) else "varying"
+            shown = strength.describe(row) if isinstance(strength, Schedule) else "varying"
         else:
             values = torch.as_tensor(strength)
             shown = f"{float(values if values.ndim == 0 else values[row]):g}"
         if self.when is not None:
-            shown += f", {getattr(self.when, '__name__', 'when a function says so')}"
+            moment = self.when.describe(row) if isinstance(self.when, Schedule) else None
+            shown += f", {moment or 'when a function says so'}"
         if self.label:
             return f"{self.label} x {shown}"
         op = getattr(self.op, "__name__", type(self.op).__name__)
@@ -181,6 +193,10 @@ def _when_mask(when: Any, tensor: Tensor, hook: Hook) -> Tensor | bool:
     return when if when.any() else False
 
 
+def _time_axis(site: Site) -> str | None:
+    return next((axis for axis in ("pos", "audio_pos", "query") if axis in site.axes), None)
+
+
 def _over_rows_and_positions(values: Tensor, tensor: Tensor, hook: Hook, what: str) -> Tensor:
     """A number, or [row pos] with 1 for all, made to broadcast against a site's tensor."""
     values = values.to(tensor.device)
@@ -194,7 +210,7 @@ def _over_rows_and_positions(values: Tensor, tensor: Tensor, hook: Hook, what: s
         )
     if values.shape[1] == 1:
         return values.view(-1, *[1] * (tensor.ndim - 1))
-    axis = next((a for a in ("pos", "audio_pos", "query") if a in hook.site.axes), None)
+    axis = _time_axis(hook.site)
     if axis is None:
         raise InputError(
             f"{hook.name} has no position axis [{' '.join(hook.site.axes)}], so nothing can vary "

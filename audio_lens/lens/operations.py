@@ -26,6 +26,11 @@ PerLayer = Tensor | Mapping[Any, Tensor]
 class VectorOperation:
     """An operation with a vector, the same for all layers or one per layer."""
 
+    neutral = True
+    """Whether a coefficient of 0 leaves everything as it is."""
+    by_length = True
+    """Whether the vector's length matters."""
+
     def __init__(self, vector: PerLayer) -> None:
         self.vector = vector
         self._placed: dict[Site, tuple[Any, Tensor]] = {}
@@ -124,6 +129,8 @@ class replace(VectorOperation):  # noqa: N801
 class project_out(VectorOperation):  # noqa: N801
     """Remove `coefficient` of the part that lies along a vector; 1 removes all of it."""
 
+    by_length = False
+
     def __call__(self, tensor: Tensor, coefficient: Strength, hook: "Hook") -> Tensor:
         return tensor - _times(coefficient, _along(tensor, self.at(tensor, hook)))
 
@@ -131,8 +138,11 @@ class project_out(VectorOperation):  # noqa: N801
 class clamp(VectorOperation):  # noqa: N801
     """Make the part along a vector `coefficient * vector`: ablate what is there, then add.
 
-    With a vector of length 1 the projection becomes `coefficient`, whatever it was.
+    With a vector of length 1 the projection becomes `coefficient`, whatever it was. A coefficient
+    of 0 therefore ablates, and leaves nothing as it was.
     """
+
+    neutral = False
 
     def __call__(self, tensor: Tensor, coefficient: Strength, hook: "Hook") -> Tensor:
         vector = self.at(tensor, hook)

@@ -10,6 +10,7 @@ from audio_lens.lens.run import Run
 
 if TYPE_CHECKING:
     from audio_lens.lens.conditioning import Conditioner
+    from audio_lens.lens.delay import DelayPattern
 
 Prompts = str | None | Sequence[str | None]
 
@@ -74,7 +75,7 @@ def run_of(
     prompts: Sequence[str | None],
     guidance_scale: float,
     *,
-    frame_rate: int,
+    pattern: "DelayPattern",
     n_positions: int,
 ) -> Run:
     """The run of a group. Its branches are decided by all rows, so no row depends on its group."""
@@ -82,8 +83,9 @@ def run_of(
         rows=group.rows,
         padded=group.padded,
         branches=branches_for(prompts, guidance_scale),
-        frame_rate=frame_rate,
+        frame_rate=pattern.frame_rate,
         n_positions=n_positions,
+        first_full=max(pattern.delays) + 1,
         with_text=tuple(prompt is not None for prompt in prompts),
     )
 

@@ -31,6 +31,8 @@ class Run:
     """Of the first decoder call; known once the prompts are encoded."""
     n_positions: int = 0
     """Positions of the music in all its calls."""
+    first_full: int = 0
+    """The first position at which every codebook holds a code: behind BOS and the delay ramp."""
     start: int = 0
     """The first position of this call; negative in a prefix, 0 where the music begins."""
     length: int = 0
@@ -134,6 +136,11 @@ class Hook:
     def frame_rate(self) -> int:
         """Positions a second."""
         return self._run.frame_rate
+
+    @property
+    def first_full(self) -> int:
+        """The first position at which every codebook holds a code: behind BOS and the ramp."""
+        return self._run.first_full
 
     @property
     def rows(self) -> tuple[int, ...]:

@@ -50,64 +50,77 @@ class Schedule:
         *,
         check: "Callable[[Run], None] | None" = None,
         needs: Sequence[Reader] = (),
+        rows: Sequence[float] | None = None,
     ) -> None:
         self._factor = factor
-        self.__name__ = name
+        self._name = name
         self._check = check
         self.needs = tuple(needs)
         """What must be in place for it."""
+        self.rows = None if rows is None else tuple(rows)
+        """One number per row, where it was multiplied with such."""
 
     def __call__(self, hook: "Hook") -> Factor:
         return self._factor(hook)
 
     def check(self, run: "Run") -> None:
         """Refuse a run in which it would mean nothing, before anything is run."""
+        if self.rows is not None and len(self.rows) != run.n_rows:
+            raise InputError(
+                f"a schedule was multiplied with {len(self.rows)} numbers, but the run has "
+                f"{run.n_rows} rows: give one number, or one per row."
+            )
         if self._check is not None:
             self._check(run)
 
     def __mul__(self, other: Any) -> "Schedule":
         if isinstance(other, int | float) and other == 1:
             return self
-        other = other if isinstance(other, Schedule) else _constant(other)
-
-        def product(hook: "Hook") -> Factor:
-            return self(hook) * other(hook)
-
-        def check(run: "Run") -> None:
-            self.check(run)
-            other.check(run)
-
-        first, second = sorted((self, other), key=lambda part: part._is_constant, reverse=True)
-        name = f"{first} x {second}"
-        return Schedule(product, name, check=check, needs=(*self.needs, *other.needs))
+        if not isinstance(other, Schedule):
+            other = _constant(other)
+            return _product(other, self)
+        return _product(self, other)
 
     __rmul__ = __mul__
 
-    @property
-    def _is_constant(self) -> bool:
-        return self.__name__[:1] in "-0123456789["
+    def describe(self, row: int | None = None) -> str:
+        """What it is in words; for one row, if that is named."""
+        if self.rows is None:
+            return self._name
+        shown = [self.rows[row]] if row is not None else self.rows
+        numbers = ", ".join(f"{value:g}" for value in shown)
+        numbers = numbers if row is not None else f"[{numbers}]"
+        return f"{numbers} x {self._name}" if self._name else numbers
 
     def __repr__(self) -> str:
-        return self.__name__
+        return self.describe()
+
+
+def _product(one: Schedule, other: Schedule) -> Schedule:
+    def check(run: "Run") -> None:
+        one.check(run)
+        other.check(run)
+
+    rows = one.rows or other.rows
+    if one.rows and other.rows:
+        if len(one.rows) != len(other.rows):
+            raise InputError(f"{len(one.rows)} and {len(other.rows)} numbers per row: one of each.")
+        rows = tuple(a * b for a, b in zip(one.rows, other.rows, strict=True))
+    name = " x ".join(part for part in (one._name, other._name) if part)
+    return Schedule(
+        lambda hook: one(hook) * other(hook), name, check=check, needs=(*one.needs, *other.needs),
+        rows=rows,
+    )  # fmt: skip
 
 
 def _constant(value: Any) -> Schedule:
     """A number, or one per row."""
-    values = torch.as_tensor(value, dtype=torch.float32)
+    values = torch.as_tensor(value, dtype=torch.float32).cpu()
     if values.ndim > 1 or not values.isfinite().all():
         raise InputError(f"schedules multiply with a finite number or one per row, got {value!r}.")
     if values.ndim == 0:
         return Schedule(lambda hook: values.view(1, 1), f"{float(values):g}")
-
-    def check(run: "Run") -> None:
-        if len(values) != run.n_rows:
-            raise InputError(
-                f"a schedule was multiplied with {len(values)} numbers, but the run has "
-                f"{run.n_rows} rows: give one number, or one per row."
-            )
-
-    name = "[" + ", ".join(f"{value:g}" for value in values.tolist()) + "]"
-    return Schedule(lambda hook: values[list(hook.rows)].view(-1, 1), name, check=check)
+    return Schedule(lambda hook: values[list(hook.rows)].view(-1, 1), "", rows=values.tolist())
 
 
 def over_time(
@@ -128,7 +141,17 @@ def over_time(
 
 
 def _as_row(factors: Any) -> Factor:
-    return torch.as_tensor(factors, dtype=torch.float32).view(1, -1)
+    return torch.as_tensor(factors, dtype=torch.float32).cpu().view(1, -1)
+
+
+def _begins(second: float, what: str) -> "Callable[[Run], None]":
+    """Refuse runs that end before anything happens."""
+
+    def check(run: "Run") -> None:
+        if second >= (lasts := run.n_positions / run.frame_rate):
+            raise InputError(f"{what} begins behind the end: this run lasts {lasts:g} s.")
+
+    return check
 
 
 def window(start: float, stop: float | None = None) -> Schedule:
@@ -144,13 +167,8 @@ def window(start: float, stop: float | None = None) -> Schedule:
         raise InputError(f"window({start}, {stop}): need 0 <= start < stop, in seconds.")
     name = f"from {start:g} s" + ("" if stop is None else f" to {stop:g} s")
 
-    def check(run: "Run") -> None:
-        if start >= (lasts := run.n_positions / run.frame_rate):
-            raise InputError(
-                f"window({start:g}, {stop}) begins behind the end: this run lasts {lasts:g} s."
-            )
-
     end = float("inf") if stop is None else stop
+    check = _begins(start, f"window({start:g}, {stop})")
     return over_time(lambda seconds: (seconds >= start) & (seconds < end), name, check=check)
 
 
@@ -168,36 +186,33 @@ def every(steps: int, *, first: int = 0) -> Schedule:
         chosen = (positions >= first) & ((positions - first) % steps == 0)
         return chosen.float().view(1, -1)
 
-    return Schedule(at, f"every {steps} steps")
+    def check(run: "Run") -> None:
+        _begins(first / run.frame_rate, f"every({steps}, first={first})")(run)
+
+    return Schedule(at, f"every {steps} steps", check=check)
 
 
-def chance(probability: float, *, seed: int = 0, per_row: bool = False) -> Schedule:
-    """At positions drawn with a probability, all layers alike; from its own seed.
+def chance(probability: float, *, seed: int = 0) -> Schedule:
+    """At positions drawn with a probability, all rows and layers alike, from its own seed.
 
     Args:
         probability: Of each position of the music; a prefix has the draw of position 0.
         seed: The same positions are drawn in every run.
-        per_row: Draw for each row apart.
 
     Example:
         >>> sometimes = chance(0.3, seed=1)
     """
     if not 0 <= probability <= 1:
         raise InputError(f"chance({probability}): expected a probability, from 0 to 1.")
-    drawn: dict[int, Tensor] = {}
-
-    def of_row(row: int, upto: int) -> Tensor:
-        known = drawn.get(row)
-        if known is None or len(known) < upto:
-            length = max(64, 1 << (upto - 1).bit_length())  # doubled: drawn again but a few times
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + row)
-            known = drawn[row] = (torch.rand(length, generator=generator) < probability).float()
-        return known
+    drawn = torch.zeros(0)
 
     def at(hook: "Hook") -> Factor:
+        nonlocal drawn
         positions = torch.tensor(hook.positions).clamp(min=0)
-        rows = hook.rows if per_row else (0,)
-        return torch.stack([of_row(row, int(positions[-1]) + 1)[positions] for row in rows])
+        if len(drawn) <= (last := int(positions[-1])):  # doubled: drawn again but a few times
+            generator = torch.Generator().manual_seed(seed)
+            drawn = torch.rand(max(64, 1 << last.bit_length()), generator=generator)
+        return (drawn[positions] < probability).float().view(1, -1)
 
     return Schedule(at, f"with chance {probability:g}")
 
@@ -233,4 +248,5 @@ def ramp(start: float, stop: float, *, low: float = 0.0, high: float = 1.0) -> S
         share = ((seconds - start) / (stop - start)).clamp(0, 1)
         return low + (high - low) * (1 - torch.cos(torch.pi * share)) / 2
 
-    return over_time(shape, f"from {low:g} to {high:g} over {start:g} to {stop:g} s")
+    check = _begins(start, f"ramp({start:g}, {stop:g})") if low == 0 else None
+    return over_time(shape, f"from {low:g} to {high:g} over {start:g} to {stop:g} s", check=check)

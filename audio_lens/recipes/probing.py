@@ -136,6 +136,10 @@ def probe_tasks(
     settings = settings or ProbingSettings()
     if not data:
         raise InputError("no tasks: give labelled clips by name.")
+    if settings.pool == "every_step":
+        raise InputError('pool="every_step" gives many vectors per clip: pool over time.')
+    if settings.shuffles < 1:
+        raise InputError(f"shuffles={settings.shuffles}: a score needs its control, 1 at least.")
     gathered: dict[str, Any] = {
         "site": settings.site,
         "pool": settings.pool,

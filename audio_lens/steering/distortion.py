@@ -15,6 +15,7 @@ from audio_lens.analysis.directions import Direction
 from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError
 from audio_lens.steering.steer import steer
+from audio_lens.steering.sweep import check_batched
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -62,6 +63,7 @@ def distortion(
         raise InputError("distortion is measured on clips with their codes: give generated ones.")
     if len({clip.codes.shape for clip in clips if clip.codes is not None}) > 1:
         raise InputError("the clips have several lengths: cut them to one.")
+    check_batched(options)
     codes = torch.stack([clip.codes for clip in clips if clip.codes is not None])
     prompts = [clip.prompt for clip in clips]
     found = np.zeros((len(coefficients), len(clips)))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.probes import Probe
-from audio_lens.errors import InputError
+from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.engine import Registration
 from audio_lens.lens.schedules import Schedule
 
@@ -38,9 +38,10 @@ def monitor(
 ) -> Schedule:
     """A schedule that is 1 at first, then what is made of a reading of the positions before.
 
-    A position's factor depends on earlier positions alone, so a generation and a forward over its
-    codes are steered alike. Where many positions are run at once (a forward, or codes that are
-    continued), it must therefore read in front of where it steers.
+    Readings begin behind BOS and the delay ramp, as pooled activations do; until then the factor
+    is 1. A position's factor depends on earlier positions alone, so a generation and a forward
+    over its codes are steered alike. Where many positions are run at once (a forward, or codes
+    that are continued), it must therefore read in front of where it steers.
 
     Args:
         read: A probe (the probability of `classes[1]`, or the graded label), a direction (the
@@ -54,8 +55,9 @@ def monitor(
         every: Read anew at every so many positions.
 
     Raises:
-        InputError: a probe of several classes, or no place to read at; when a run begins,
-            one that needs readings it cannot have.
+        InputError: a probe that gives no single number, or no place to read at; when it runs,
+            one that needs readings it cannot have, or readings that are not finite.
+        SiteError: a site without positions.
 
     Example:
         >>> from audio_lens.testing import random_musicgen
@@ -85,7 +87,7 @@ def until(threshold: float) -> Respond:
 
 
 def fading(threshold: float, *, rate: float = 0.1) -> Respond:
-    """Weaker with every reading, by `rate` times it; off while it is not below a threshold.
+    """Weaker with every reading, by `rate` times it (a probability); off at a threshold.
 
     The factor so far is kept, so steering that was switched off stays off.
 
@@ -93,7 +95,7 @@ def fading(threshold: float, *, rate: float = 0.1) -> Respond:
         >>> fading(0.8)(torch.tensor([0.5, 0.9]), torch.ones(2))
         tensor([0.9500, 0.0000])
     """
-    return lambda value, factor: factor * (1 - rate * value) * (value < threshold)
+    return lambda value, factor: factor * (1 - rate * value).clamp(0, 1) * (value < threshold)
 
 
 def holding(target: float, *, gain: float = 0.1, most: float = 2.0) -> Respond:
@@ -108,6 +110,10 @@ def holding(target: float, *, gain: float = 0.1, most: float = 2.0) -> Respond:
 
 def _place(read: Any, site: str | None, layer: int | None) -> tuple[str, int]:
     if isinstance(read, Probe):
+        if site is not None or layer is not None:
+            raise InputError(f"a probe reads where it was fitted, at {read.site} {read.layer}.")
+        if read.kind == "mass_mean":
+            raise InputError("class means give no probability: read the probe's direction.")
         if read.classes is not None and len(read.classes) > 2:
             raise InputError(
                 f"a monitor reads one number, but the probe tells {len(read.classes)} classes: "
@@ -132,7 +138,7 @@ def _place(read: Any, site: str | None, layer: int | None) -> tuple[str, int]:
 def _as_function(read: Any, site: str, layer: int) -> Callable[[Tensor], Tensor]:
     if isinstance(read, Probe):
         told = read.read
-        if read.classes is None:
+        if read.classes is None or read.kind == "mlp":  # a label, or a probability already
             return lambda x: told(x)[:, 0]
         return lambda x: told(x)[:, 0].sigmoid()
     if isinstance(read, Direction):
@@ -167,6 +173,11 @@ class _Reading:
     def bind(self, table: "SiteTable") -> Registration:
         """The registration that reads."""
         sites = table.resolve(self.site, layers=self.layer)
+        if sites[0].axes[1] not in ("pos", "audio_pos"):
+            raise SiteError(
+                f"a monitor reads position by position, but {sites[0].name} is "
+                f"[{' '.join(sites[0].axes)}]: take a site such as resid_post or attn.z."
+            )
         return Registration(self._take_in, sites, self.branch, "read")
 
     def factors(self, hook: "Hook") -> Float[Tensor, "row pos"]:
@@ -189,9 +200,16 @@ class _Reading:
 
     def _take_in(self, tensor: Tensor, *, hook: "Hook") -> None:
         past = self._past(hook)
-        n_music = sum(position >= 0 for position in hook.positions)
         most = None if self.seconds is None else max(round(self.seconds * hook.frame_rate), 1)
-        for x in tensor[:, tensor.shape[1] - n_music :].detach().float().unbind(1):
+        # A copy: the stream is written in place once it was read.
+        for position, x in zip(
+            hook.positions, tensor.detach().float().clone().unbind(1), strict=True
+        ):
+            if position < 0 or position < len(past.factors) - 1:  # a prefix, or read already
+                continue
+            if position < hook.first_full:
+                past.factors.append(past.factors[-1])
+                continue
             past.n_seen += 1
             past.total = x if past.total is None else past.total + x
             if most is not None:

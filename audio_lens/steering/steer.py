@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from difflib import get_close_matches
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -49,29 +50,59 @@ def interventions(
         direction, strategy=strategy, source_layer=source_layer, layers=layers, weights=weights,
         scale=scale, n_layers=lens.cfg.n_layers,
     )  # fmt: skip
-    if schedule is not None:
-        if callable(coefficient) and not isinstance(coefficient, Schedule):
-            raise InputError("give schedule= or a function as coefficient=, not both.")
-        coefficient = schedule * coefficient
+    when = None if window is None else window_of(*window)
     made = []
     for site in placed.sites:
         vectors = {layer: v for (name, layer), v in placed.vectors.items() if name == site}
         chosen = sorted(vectors)
         where = f"layer {chosen[0]}" if len(chosen) == 1 else f"layers {chosen[0]}-{chosen[-1]}"
-        how = "" if op is add else f"{getattr(op, '__name__', type(op).__name__)}, "
+        how = "" if op is add else f"{_named(op)}, "
+        made_op = op(vectors)
+        _check_length(made_op, strategy, scale)
+        strength, moment = _scheduled(made_op, coefficient, schedule, when)
         made.append(
             Intervention(
                 site,
-                op(vectors),
+                made_op,
                 layers=chosen,
                 branch=branch,
-                when=None if window is None else window_of(*window),
+                when=moment,
                 rows=rows,
-                coefficient=coefficient,
+                coefficient=strength,
                 label=label or f"steered at {site} {where}, {how}{branch}, {scale}",
             )
         )
     return made
+
+
+def _scheduled(
+    op: Operation, coefficient: Coefficient, schedule: Schedule | None, when: Schedule | None
+) -> tuple[Coefficient, Schedule | None]:
+    """Coefficient and `when`: where a schedule is 0, nothing is done, whatever the operation."""
+    if schedule is None:
+        return coefficient, when
+    if callable(coefficient) and not isinstance(coefficient, Schedule):
+        raise InputError("give schedule= or a function as coefficient=, not both.")
+    if getattr(op, "neutral", False):
+        return schedule * coefficient, when
+    if isinstance(coefficient, Schedule):
+        raise InputError("this operation acts at a coefficient of 0 too: give schedule= alone.")
+    return coefficient, schedule if when is None else when * schedule
+
+
+def _check_length(op: Operation, strategy: str, scale: str) -> None:
+    if not getattr(op, "by_length", True) and (strategy == "weighted" or scale != "raw"):
+        raise InputError(
+            f"{type(op).__name__} takes a vector's direction and not its length, so weights and "
+            f"scale= would say nothing: its coefficient is the share that is removed."
+        )
+
+
+def _named(op: Any) -> str:
+    if isinstance(op, partial):
+        said = ", ".join(f"{name}={value}" for name, value in op.keywords.items())
+        return f"{_named(op.func)}({said})"
+    return getattr(op, "__name__", type(op).__name__)
 
 
 def steer(
@@ -86,6 +117,8 @@ def steer(
             `clamp`, `project_out`, or what makes an operation of vectors by layer), `strategy`
             with its `source_layer`, `layers` or `weights`, `branch`, `scale`, `schedule` (times
             the coefficient), `window` in seconds, `rows`, `label`. See `place` and `schedules`.
+            Where a schedule is 0, nothing is done; of operations that act at a coefficient of 0
+            too (`clamp`), it says when and not how strongly.
 
     Raises:
         TypeError: an option that does not exist.

@@ -59,7 +59,8 @@ def place(
     _check_options(strategy, source_layer=source_layer, layers=layers, weights=weights)
     if strategy == "weighted":
         assert weights is not None
-        return _weighted(_scaled(direction, scale), weights, n_layers)
+        chosen = _existing(list(weights), n_layers)
+        return _weighted(_scaled(direction.only(chosen), scale), weights)
     if strategy == "all_to_all" or (strategy == "block" and source_layer is None):
         placed = direction
     else:
@@ -72,24 +73,25 @@ def place(
     return _scaled(placed, scale)
 
 
-def soft_weights(scores: Any, *, power: float = 3.0) -> dict[int, Tensor]:
+def soft_weights(scores: Weights, *, power: float = 3.0) -> dict[int, Tensor]:
     """Weights from a probe's scores by layer or by layer and head: the best counts 1, the worst 0.
 
     `((score - min) / (max - min)) ** power`, as SMITIN weighs heads (arXiv 2404.02252).
 
     Args:
-        scores: [layer] or [layer head], as `ProbeSweep.parts` gives; or a mapping by layer.
+        scores: By layer: a number, or a number for each head; see `ProbeSweep.by_layer`.
         power: How much the best are preferred.
 
     Raises:
-        InputError: scores that are all the same.
+        InputError: scores that are all the same, or not by layer.
 
     Example:
-        >>> soft_weights([0.5, 0.75, 1.0])
+        >>> soft_weights({0: 0.5, 1: 0.75, 2: 1.0})
         {0: tensor(0.), 1: tensor(0.1250), 2: tensor(1.)}
     """
-    by_layer = dict(scores) if isinstance(scores, Mapping) else dict(enumerate(scores))
-    values = {int(n): torch.as_tensor(s, dtype=torch.float32) for n, s in by_layer.items()}
+    if not isinstance(scores, Mapping):
+        raise InputError("scores must be given by layer: {0: 0.5, 1: [0.6, 0.7], ...}.")
+    values = {int(n): torch.as_tensor(s, dtype=torch.float32) for n, s in scores.items()}
     every = torch.cat([v.flatten() for v in values.values()])
     low, high = every.min(), every.max()
     if not high > low:
@@ -156,10 +158,9 @@ def _copied(source: Direction, direction: Direction, layers: Sequence[int]) -> D
     )
 
 
-def _weighted(direction: Direction, weights: Weights, n_layers: int) -> Direction:
-    chosen = _existing(list(weights), n_layers)
+def _weighted(direction: Direction, weights: Weights) -> Direction:
     vectors = {}
-    for (site, layer), vector in direction.only(chosen).vectors.items():
+    for (site, layer), vector in direction.vectors.items():
         weight = torch.as_tensor(weights[layer], dtype=vector.dtype)
         if weight.ndim and weight.shape != vector.shape[:1]:
             raise InputError(

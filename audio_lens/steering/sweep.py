@@ -1,6 +1,6 @@
 """Sweeps: the same prompts and seeds over several coefficients, as rows of one batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from audio_lens.analysis.directions import Direction
 from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError
+from audio_lens.lens.operations import add
 from audio_lens.lens.rows import Prompts, as_prompts
 from audio_lens.steering.steer import steer
 
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 _GENERATING = (
     "seconds", "guidance_scale", "do_sample", "temperature", "top_k", "prefix", "row_group"
 )  # fmt: skip
+
+
+def check_batched(options: Mapping[str, Any]) -> None:
+    """Refuse what is numbered by row where rows are laid out here."""
+    schedule = options.get("schedule")
+    if options.get("rows") is not None or (schedule is not None and schedule.rows is not None):
+        raise InputError("rows are laid out here: leave rows= and numbers per row out.")
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,10 @@ def sweep(
             `AudioLens.generate` (seconds, guidance_scale, do_sample, temperature, top_k, prefix,
             row_group).
 
+    Raises:
+        InputError: no coefficients or seeds; options that are numbered by row; 0 among the
+            coefficients of an operation that acts there too.
+
     Returns:
         Rows ordered by coefficient, then prompt, then seed.
     """
@@ -61,6 +73,12 @@ def sweep(
     coefficients, seeds = [float(c) for c in coefficients], list(seeds)
     if not coefficients or not seeds:
         raise InputError("a sweep needs at least one coefficient and one seed.")
+    check_batched(options)
+    if 0 in coefficients and not getattr(options.get("op", add), "neutral", True):
+        raise InputError(
+            "at a coefficient of 0 this operation ablates, so that row would be no unsteered twin: "
+            "leave 0 out, and generate the twins without steering."
+        )
     generating = {name: options.pop(name) for name in _GENERATING if name in options}
     cells = list(product(coefficients, texts, seeds))
     rows: list[SweepRow] = []

@@ -74,6 +74,21 @@ def test_one_head_of_many_is_named(lens) -> None:
 
 
 @pytest.mark.families("mono")
+def test_activations_gathered_before_are_chosen_from(lens) -> None:
+    marked = Marked(lens)
+    values = collect(lens, None, site=["resid_post", "attn.z"], codes=marked.codes, progress=False)
+    asked = {"activations": values, "shuffles": 2, "progress": False}
+    found = probe_sweep(lens, marked, site="resid_post", layers=[0, 2], **asked)
+    assert list(found.probes) == [("resid_post", 0, None), ("resid_post", 2, None)]
+    assert set(found.by_layer("resid_post")) == {0, 2}
+    by_head = probe_sweep(lens, marked, site="attn.z", by="head", layers=1, **asked)
+    assert [len(scores) for scores in by_head.by_layer("attn.z").values()] == [4]
+    assert len(probe_sweep(lens, marked, **asked).probes) == 6
+    with pytest.raises(InputError, match="asked for are mlp_out 0"):
+        probe_sweep(lens, marked, site="mlp_out", **asked)
+
+
+@pytest.mark.families("mono")
 def test_the_best_place_is_chosen_without_its_own_test_score(lens) -> None:
     marked = Marked(lens)
     found = probe_sweep(lens, marked, activations=marked.heard(lens), shuffles=2, progress=False)

@@ -66,3 +66,6 @@ def test_holm_and_ranks() -> None:
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert rank_among(3.0, [1.0, -2.0]) == (1, pytest.approx(1 / 3))
     assert rank_among(0.0, [1.0, -2.0]) == (3, 1.0)
+    assert rank_among(np.nan, [1.0, -2.0]) == (3, 1.0)
+    assert rank_among(3.0, [1.0, np.nan]) == (2, pytest.approx(2 / 3))
+    assert holm([0.01, np.nan]) == [0.02, 1.0]

@@ -102,6 +102,8 @@ def test_a_folder_of_your_own_is_probed_from_the_shell(tmp_path, capsys) -> None
     assert (tmp_path / "out" / "loud.png").is_file()
     assert main(["probe", "--folder", str(tmp_path), "--label", "loud"]) == 1
     assert "--folder takes --label and --seconds" in capsys.readouterr().err
+    assert main(["probe", "--label", "loud"]) == 1
+    assert "are of --folder" in capsys.readouterr().err
 
 
 def test_the_toy_is_asked_on_its_grid() -> None:
@@ -114,6 +116,8 @@ def test_the_toy_is_asked_on_its_grid() -> None:
         ({}, {}, "no tasks"),
         ({"level": None}, {"site": ("logits",)}, "cannot be pooled"),
         ({"level": None}, {"pool": "middle"}, "pool must be one of"),
+        ({"level": None}, {"pool": "every_step"}, "pool over time"),
+        ({"level": None}, {"shuffles": 0}, "needs its control"),
     ],
 )
 def test_bad_input_is_named_before_anything_is_heard(data, asked, match, as_users_see_it) -> None:

@@ -75,12 +75,13 @@ def test_weighted(lens):
     assert torch.allclose(found[2], -2 * UP.layer(2), atol=1e-4)
 
 
+@pytest.mark.usefixtures("as_users_see_it")
 def test_weights_of_heads_come_on_top_of_the_scale():
     heads = Direction(
         {("attn.z", n): torch.ones(4, 16) for n in range(2)},
         typical_norms={("attn.z", n): 6.0 for n in range(2)},
     )
-    weights = soft_weights(torch.tensor([[0.5, 0.75, 1.0, 0.5], [0.5, 0.5, 0.5, 0.5]]), power=2)
+    weights = soft_weights({0: [0.5, 0.75, 1.0, 0.5], 1: [0.5] * 4}, power=2)
     placed = place(heads, strategy="weighted", weights=weights, scale="resid_norm", n_layers=2)
     lengths = placed.layer(0).norm(dim=-1) / (6 / 2)  # a quarter of the square to each head
     assert lengths.tolist() == pytest.approx([0, 0.25, 1, 0])
@@ -88,7 +89,9 @@ def test_weights_of_heads_come_on_top_of_the_scale():
     with pytest.raises(InputError, match="one per head"):
         place(heads, strategy="weighted", weights={0: torch.ones(3)}, n_layers=2)
     with pytest.raises(InputError, match="they prefer nothing"):
-        soft_weights([0.5, 0.5])
+        soft_weights({0: 0.5, 1: 0.5})
+    with pytest.raises(InputError, match="by layer"):
+        soft_weights([0.5, 0.75])
 
 
 def test_a_standard_deviation_of_projections_is_that_within_the_poles(lens):
@@ -136,6 +139,34 @@ def test_operations_other_than_addition(lens):
     assert torch.allclose(cosines, torch.ones_like(cosines), atol=1e-5)
 
 
+def test_where_a_schedule_is_zero_nothing_is_clamped(lens):
+    unit = UP.unit().layer(1)
+    options = {"op": clamp, "scale": "unit", "coefficient": 2.5}
+    plain, held = streams(lens, schedule=schedules.every(2), **options)
+    first = plain.shape[1] - 7
+    assert torch.allclose(held[:, first::2] @ unit, torch.tensor(2.5), atol=1e-4)
+    assert torch.equal(held[:, first + 1 :: 2], plain[:, first + 1 :: 2])
+    assert torch.equal(held[:, :first], plain[:, :first])
+    plain, held = streams(lens, schedule=schedules.every(2), window=(0.04, None), **options)
+    assert torch.equal(held[:, : first + 2], plain[:, : first + 2])
+    with pytest.raises(InputError, match="give schedule= alone"):
+        streams(lens, op=clamp, schedule=schedules.every(2), coefficient=schedules.decay(0.9))
+    for wrong in ({"scale": "unit"}, {"strategy": "weighted", "weights": {1: 1.0}}):
+        with (
+            pytest.raises(InputError, match="direction and not its length"),
+            lens.steer(UP.only(1), op=project_out, **wrong),
+        ):
+            pass
+
+
+def test_a_direction_of_single_prompts_has_no_spread(lens):
+    sides = [
+        Activations({("resid_post", 1): torch.ones(1, 64) * n}, {("resid_post", 1): 1.0}, {})
+        for n in (1, 2)
+    ]
+    assert Poles(*sides).difference_in_means().spreads == {}
+
+
 def test_nothing_lies_along_a_vector_of_length_zero(lens):
     nothing = Direction({("resid_post", 1): torch.zeros(64)})
     codes = lens.random_codes(frames=4)
@@ -166,7 +197,12 @@ def test_a_schedule_times_rows(lens):
     (twin,) = lens.generate("organ", **settings)
     assert torch.equal(steered[0].clip.codes, twin.codes)
     assert torch.equal(steered[1].clip.codes, alone.codes)
-    assert steered[1].clip.interventions[0].endswith("raw x [0, 1] x every 2 steps")
+    assert steered[1].clip.interventions[0].endswith("raw x 1 x every 2 steps")
+    for options in ({"schedule": schedules.every(2) * [1, 2]}, {"rows": [0]}):
+        with pytest.raises(InputError, match="rows are laid out here"):
+            lens.sweep("organ", direction=UP.only(1), coefficients=[0, 1], **options)
+    with pytest.raises(InputError, match="no unsteered twin"):
+        lens.sweep("organ", direction=UP.only(1), coefficients=[0, 1], op=clamp)
 
 
 def test_nothing_stays_behind(lens):
