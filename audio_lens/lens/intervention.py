@@ -185,7 +185,12 @@ class Intervention:
 
 def _when_mask(when: Any, tensor: Tensor, hook: Hook) -> Tensor | bool:
     when = torch.as_tensor(when)
-    if when.ndim == 1:  # one per position
+    if when.ndim == 1:
+        if len(when) != len(hook.positions):
+            raise InputError(
+                f"`when` gave {len(when)} values at {hook.name}; expected one, or one per position "
+                f"({len(hook.positions)} here)."
+            )
         when = when[None]
     when = _over_rows_and_positions(when.bool(), tensor, hook, "`when`")
     if when.all():
