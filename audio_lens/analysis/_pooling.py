@@ -30,11 +30,11 @@ def positions_to_pool(lens: "AudioLens", frames: int, window: Window | None, poo
         if window is not None:
             raise InputError(f"pool={pool!r} is one position: it takes no window.")
         return FIRST_CALL[pool]
-    full = range(max(lens.cfg.delays) + 1, frames + 1)
+    full = range(lens.delay.first_full, frames + 1)
     if len(full) == 0:
         raise InputError(
             f"{frames} frames leave no position at which all codebooks hold a code: give at least "
-            f"{max(lens.cfg.delays) + 1}."
+            f"{lens.delay.first_full}."
         )
     if window is None:
         return full

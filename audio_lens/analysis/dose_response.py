@@ -12,6 +12,8 @@ from audio_lens.analysis.statistics import (
     bootstrap,
     mean_over_prompts,
     median_over_prompts,
+    resampled,
+    slopes,
 )
 from audio_lens.errors import InputError
 
@@ -43,14 +45,8 @@ def curve(effects: PerClip, *, draws: int = DRAWS, seed: int = 0) -> Curve:
         draws: Of the bootstrap.
         seed: Of the draws.
     """
-    rng = np.random.default_rng(seed)
-    _, n_prompts, n_seeds = effects.shape
     found = median_over_prompts(effects)
-    drawn = np.empty((draws, len(effects)))
-    for place in range(draws):
-        prompts = rng.integers(n_prompts, size=(n_prompts, 1))
-        seeds = rng.integers(n_seeds, size=(n_prompts, n_seeds))
-        drawn[place] = median_over_prompts(effects[:, prompts, seeds])
+    drawn = median_over_prompts(resampled(effects, draws=draws, seed=seed)).T
     width = np.full(len(found), np.nan)
     seen = ~np.isnan(found)
     if seen.any():
@@ -148,8 +144,6 @@ def monotone(
     if len(coefficients) < 3:
         raise InputError(f"a trend needs three coefficients, got {coefficients.tolist()}.")
     effects = np.nan_to_num(effects)
-    centred = coefficients - coefficients.mean()
-    slopes = np.einsum("c,cps->ps", centred, effects) / (centred**2).sum()
     ranks = stats.rankdata(effects, axis=0)
     ranks -= ranks.mean(0)
     doses = stats.rankdata(coefficients)
@@ -158,5 +152,6 @@ def monotone(
     rho = np.einsum("c,cps->ps", doses, ranks) / np.where(lengths > 0, lengths, np.inf)
     asked = {"draws": draws, "seed": seed}
     return Monotone(
-        bootstrap(slopes, mean_over_prompts, **asked), bootstrap(rho, mean_over_prompts, **asked)
+        bootstrap(slopes(effects, coefficients), mean_over_prompts, **asked),
+        bootstrap(rho, mean_over_prompts, **asked),
     )

@@ -87,12 +87,8 @@ class ProbeSweep:
 
     def parts(self, site: str) -> Float[np.ndarray, "layer part"]:
         """Scores of a site's heads or codebooks."""
-        places = [place for place in self.probes if place[0] == site and place[2] is not None]
-        layers = sorted({layer for _, layer, _ in places})
-        n_parts = 1 + max(part for *_, part in places if part is not None)
-        return np.array(
-            [[self.probes[site, n, part].score.value for part in range(n_parts)] for n in layers]
-        )
+        found = self.by_layer(site)
+        return np.array([found[layer] for layer in sorted(found)])
 
     def __repr__(self) -> str:
         site, layer, part = self.best()

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from audio_lens.analysis.statistics import mean_over_prompts
 from audio_lens.errors import InputError
 
-Effects = Float[np.ndarray, "*cell prompt seed"]
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 _DRAWS = 10_000

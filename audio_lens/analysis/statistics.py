@@ -71,16 +71,23 @@ def bootstrap(
     """
     if values.ndim != 2 or values.size == 0:
         raise InputError(f"expected values [prompt seed], got shape {values.shape}.")
-    rng = np.random.default_rng(seed)
-    n_prompts, n_seeds = values.shape
-    prompts = rng.integers(n_prompts, size=(draws, n_prompts, 1))
-    seeds = rng.integers(n_seeds, size=(draws, n_prompts, n_seeds))
-    drawn = statistic(values[prompts, seeds])
+    drawn = statistic(resampled(values, draws=draws, seed=seed))
     drawn = drawn[~np.isnan(drawn)]
     if len(drawn) == 0:
         return Estimate(float("nan"), float("nan"), float("nan"))
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Estimate(float(statistic(values)), float(low), float(high))
+
+
+def resampled(
+    values: Float[np.ndarray, "*cell prompt seed"], *, draws: int, seed: int
+) -> Float[np.ndarray, "*cell draw prompt seed"]:
+    """Values drawn anew: prompts first, then seeds within them, alike in all cells."""
+    rng = np.random.default_rng(seed)
+    n_prompts, n_seeds = values.shape[-2:]
+    prompts = rng.integers(n_prompts, size=(draws, n_prompts, 1))
+    seeds = rng.integers(n_seeds, size=(draws, n_prompts, n_seeds))
+    return values[..., prompts, seeds]
 
 
 def slopes(

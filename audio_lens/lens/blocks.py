@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
 from audio_lens.errors import InputError
+from audio_lens.lens.delay import DelayPattern
 from audio_lens.lens.layout import Layout
 from audio_lens.lens.recording import Recording
 from audio_lens.lens.rows import as_prompts, group_rows, run_of
@@ -46,7 +47,7 @@ class Kept:
     logits: Float[Tensor, "branch row codebook audio_pos vocab"]
     """Of every position of the music."""
 
-    frame_rate: int
+    pattern: DelayPattern
 
     def run(self, rows: Sequence[int]) -> Run:
         """A run of copies of kept rows."""
@@ -54,9 +55,10 @@ class Kept:
             rows=tuple(range(len(rows))),
             padded=len(rows),
             branches=self.branches,
-            frame_rate=self.frame_rate,
+            frame_rate=self.pattern.frame_rate,
             with_text=tuple(self.with_text[row] for row in rows),
             n_positions=self.logits.shape[-2],
+            first_full=self.pattern.first_full,
         )
         run.layout = self.layout
         return run
@@ -107,7 +109,7 @@ def keep(
         cross=cross,
         cross_mask=mask,
         logits=of("hook_logits")[..., cache.layout.audio, :],
-        frame_rate=lens.cfg.frame_rate,
+        pattern=lens.delay,
     )
 
 

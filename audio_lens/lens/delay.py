@@ -33,6 +33,11 @@ class DelayPattern:
         """Positions that generation visits for so many frames."""
         return frames + max(self.delays)
 
+    @property
+    def first_full(self) -> int:
+        """The first position at which every codebook holds a code: behind BOS and the ramp."""
+        return max(self.delays) + 1
+
     def entering(self, frame: int, *, codebook: int) -> int:
         """The position at which a code enters the decoder."""
         return frame + self.delays[codebook] + 1

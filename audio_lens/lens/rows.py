@@ -85,7 +85,7 @@ def run_of(
         branches=branches_for(prompts, guidance_scale),
         frame_rate=pattern.frame_rate,
         n_positions=n_positions,
-        first_full=max(pattern.delays) + 1,
+        first_full=pattern.first_full,
         with_text=tuple(prompt is not None for prompt in prompts),
     )
 

@@ -59,12 +59,13 @@ def distortion(
         >>> found.shape, float(found[0].max())
         ((2, 2), 0.0)
     """
-    if not clips or any(clip.codes is None for clip in clips):
+    known = [clip.codes for clip in clips if clip.codes is not None]
+    if not known or len(known) < len(clips):
         raise InputError("distortion is measured on clips with their codes: give generated ones.")
-    if len({clip.codes.shape for clip in clips if clip.codes is not None}) > 1:
+    if len({each.shape for each in known}) > 1:
         raise InputError("the clips have several lengths: cut them to one.")
     check_batched(options)
-    codes = torch.stack([clip.codes for clip in clips if clip.codes is not None])
+    codes = torch.stack(known)
     prompts = [clip.prompt for clip in clips]
     found = np.zeros((len(coefficients), len(clips)))
     for start in range(0, len(clips), rows_at_once):

@@ -14,14 +14,19 @@ from audio_lens.patching.budget import _fixed_bytes, _row_bytes
 from audio_lens.patching.experiment import lay_out
 
 
-def test_a_sample_of_cells_and_going_on_after_an_interrupt(mono, monkeypatch) -> None:
+def sides_of(mono, *, corrupted):
+    """Two prompts on codes of their own, scored by those of the clean side."""
     codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
-    asked = {
+    return {
         "clean": ("a slow organ", codes[0]),
-        "corrupted": ("a slow organ", codes[1]),
+        "corrupted": (corrupted, codes[1]),
         "metric": metrics.logprob(codes[0]),
         "progress": False,
     }
+
+
+def test_a_sample_of_cells_and_going_on_after_an_interrupt(mono, monkeypatch) -> None:
+    asked = sides_of(mono, corrupted="a slow organ")
     whole = activation_patch(mono, **asked)
     some = activation_patch(mono, sample=5, seed=3, **asked)
     done = ~some.values.isnan()
@@ -86,13 +91,7 @@ def test_a_cell_without_a_value_stays_missing_and_the_grid_goes_on(mono, as_user
 
 
 def test_fewer_rows_run_at_once_within_a_bound_on_memory(mono, monkeypatch) -> None:
-    codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
-    asked = {
-        "clean": ("a slow organ", codes[0]),
-        "corrupted": ("a fast organ", codes[1]),
-        "metric": metrics.logprob(codes[0]),
-        "progress": False,
-    }
+    asked = sides_of(mono, corrupted="a fast organ")
     whole = activation_patch(mono, **asked)
     rows = []
     joins = blocks.Tail.join
