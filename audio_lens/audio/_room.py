@@ -1,4 +1,4 @@
-"""A light, fixed room that clips can stand in."""
+"""The light, fixed room that every clip stands in."""
 
 from functools import lru_cache
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from . import words
+from ._room import reverberate
 from ._score import PATTERNS, Attack, score
 from ._track import add, at_level, envelope
 from ._voices import NOISES, VOICES, periodic_noise, voice_period
@@ -190,7 +191,7 @@ def render(recipe: Recipe, seconds: float = 10.0) -> Float[np.ndarray, " sample"
             _place(buses[1], attack, _period("kick", attack.hertz, 0.0))
         else:
             _place(buses[0], attack, _period(attack.voice, attack.hertz, tilt))
-    return at_level(_mix(*buses), recipe.level, SAMPLE_RATE)
+    return at_level(reverberate(_mix(*buses), SAMPLE_RATE), recipe.level, SAMPLE_RATE)
 
 
 def _check(recipe: Recipe, seconds: float) -> None:

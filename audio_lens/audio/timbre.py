@@ -25,9 +25,9 @@ _SOUNDING_DB = -30.0
 _FLOOR_DB = -50.0
 _LOWEST_HZ = 160.0
 #: Extent of the median filters that tell held partials (in seconds) from strokes (in Hz).
-_HELD_SECONDS = 0.5
+_HELD_SECONDS = 0.4
 _STROKE_HZ = 500.0
-_HARMONIC_POWER = 2.0
+_HARMONIC_POWER = 3.0
 
 
 def _spectra(

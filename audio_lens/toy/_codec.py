@@ -27,8 +27,8 @@ CODEBOOK_SIZE = 256
 class CodecSettings:
     """How long and how hard the codec is trained."""
 
-    continuous_steps: int = 900
-    quantized_steps: int = 700
+    continuous_steps: int = 1400
+    quantized_steps: int = 1200
     batch: int = 16
     crop_frames: int = 25
     learning_rate: float = 2e-3
@@ -46,7 +46,7 @@ def build_codec() -> EncodecModel:
         audio_channels=1,
         normalize=False,
         hidden_size=64,
-        num_filters=32,
+        num_filters=24,
         upsampling_ratios=[HOP],
         kernel_size=7,
         last_kernel_size=7,
@@ -125,7 +125,7 @@ def _run(
         optimizer.step()
         schedule.step()
         losses.append(float(loss.detach()))
-        bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
+        bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
     return [float(np.mean(losses[i : i + 50])) for i in range(0, steps, 50)]
 
 

@@ -1,33 +1,26 @@
-"""The toy's mind: a five-layer MusicGen decoder and its text encoder, trained together."""
+"""The toys' minds: decoder and text encoder, trained together on codes and captions."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import (
-    EncodecModel,
-    GenerationConfig,
-    MusicgenConfig,
-    MusicgenDecoderConfig,
-    MusicgenForConditionalGeneration,
-    PreTrainedTokenizerFast,
-    T5Config,
-)
+from transformers import PreTrainedTokenizerFast
 
+from audio_lens.audio import words
 from audio_lens.audio.synthesis import Recipe
 
-from ._codec import CODEBOOK_SIZE, N_CODEBOOKS
-from ._listening import N_TARGETS, facts, listening_loss
+from ._models import BOS, CHROMA_LENGTH, ToyModel, hidden_states, null_chroma
 
-BOS = CODEBOOK_SIZE
 #: The first codebook holds the kick, so the tempo: it weighs most.
 _CODEBOOK_WEIGHTS = (2.5, 1.2, 0.6, 0.4)
+#: Windows of the melody family start where a chroma frame does: every 0.64 s.
+_CHROMA_STRIDE = (32, 5)
 
 
 @dataclass(frozen=True)
@@ -38,89 +31,41 @@ class Phase:
     frames: int
     batch: int
 
+    @property
+    def attention(self) -> str:
+        """The kernel that is faster on a CPU: fused attention is slow backwards on short rows."""
+        return "eager" if self.frames < 200 else "sdpa"
+
 
 @dataclass(frozen=True)
 class LanguageModelSettings:
-    """How long and how hard the decoder and the text encoder are trained.
+    """How long and how hard decoder and text encoder are trained.
 
     Short windows first: they show more captions and more openings for the same work, and text
-    matters most before the music has told the same. Long windows last, so that eight seconds and
-    more are familiar. bfloat16 is for matrix
-    products while training only; weights stay float32.
+    matters most before the music has told the same. Whole clips last, so that ten seconds are
+    familiar. bfloat16 is for matrix products while training only; weights stay float32.
     """
 
-    phases: tuple[Phase, ...] = (Phase(600, 100, 32), Phase(2400, 200, 16), Phase(600, 420, 8))
+    phases: tuple[Phase, ...] = (Phase(2400, 120, 32), Phase(1400, 250, 16), Phase(700, 500, 8))
     learning_rate: float = 3e-3
-    warmup: int = 60
-    decay: float = 0.35
-    text_rate: float = 0.1
-    unconditional: float = 0.15
-    opening_weight: float = 8.0
-    opening_frames: float = 8.0
-    listening: float = 1.0
+    warmup: int = 100
+    decay: float = 0.4
+    unconditional: float = 0.12
+    no_melody: float = 0.5
+    opening_weight: float = 6.0
+    opening_frames: float = 25.0
     bfloat16: bool = True
+    report_every: int = 200
     seed: int = 0
 
 
-def _ids(**tokens: int) -> dict[str, Any]:
-    """Token ids as a config takes them; which ones it knows, its base class decides."""
-    return {f"{name}_token_id": token for name, token in tokens.items()}
+@dataclass(frozen=True)
+class Material:
+    """What is learned from: codes, what the clips are, and their melodies where they are used."""
 
-
-def build_model(codec: EncodecModel, vocabulary: int) -> MusicgenForConditionalGeneration:
-    """A MusicGen around a trained codec: decoder 5 x 128, text encoder 2 x 64, both untrained."""
-    text = T5Config(
-        vocab_size=vocabulary,
-        d_model=64,
-        d_kv=16,
-        d_ff=128,
-        num_layers=2,
-        num_heads=4,
-        dropout_rate=0.0,
-        is_encoder_decoder=False,
-        **_ids(pad=0, eos=1, decoder_start=0),
-    )
-    decoder = MusicgenDecoderConfig(
-        vocab_size=CODEBOOK_SIZE,
-        max_position_embeddings=2048,
-        num_hidden_layers=5,
-        hidden_size=128,
-        ffn_dim=512,
-        num_attention_heads=4,
-        num_codebooks=N_CODEBOOKS,
-        audio_channels=1,
-        dropout=0.0,
-        **_ids(pad=BOS, bos=BOS, decoder_start=BOS),
-    )
-    config = MusicgenConfig(text_encoder=text, audio_encoder=codec.config, decoder=decoder)
-    model = MusicgenForConditionalGeneration(config)
-    model.audio_encoder.load_state_dict(codec.state_dict())
-    open_text_path(model)
-    model.generation_config = GenerationConfig(
-        bos_token_id=BOS,
-        pad_token_id=BOS,
-        decoder_start_token_id=BOS,
-        do_sample=True,
-        guidance_scale=3.0,
-        top_k=250,
-        max_length=504,
-    )
-    return model
-
-
-@torch.no_grad()
-def open_text_path(model: MusicgenForConditionalGeneration) -> None:
-    """Initialise the way from text to residual stream at full strength.
-
-    With the usual small numbers (0.02 three times in a row) the words arrive a thousandfold
-    weaker than the music so far, and training goes on for thousands of steps without them.
-    """
-    matrices = [model.enc_to_dec_proj]
-    for layer in model.decoder.model.decoder.layers:
-        matrices += [layer.encoder_attn.v_proj, layer.encoder_attn.out_proj]
-    for matrix in matrices:
-        nn.init.normal_(matrix.weight, std=matrix.in_features**-0.5)
-    nn.init.zeros_(model.enc_to_dec_proj.bias)
+    codes: Int[Tensor, "clip codebook frame"]
+    recipes: Sequence[Recipe]
+    chroma: Float[Tensor, "clip frame 12"] | None = None
 
 
 def delayed(codes: Int[Tensor, "batch codebook frame"]) -> Int[Tensor, "row position"]:
@@ -163,58 +108,72 @@ def opening_weights(frames: int, settings: "LanguageModelSettings") -> Float[Ten
 
 
 @dataclass(frozen=True)
-class _Data:
-    codes: Int[Tensor, "clip codebook frame"]
-    ids: Int[Tensor, "clip token"]
-    mask: Int[Tensor, "clip token"]
-    facts: Float[Tensor, "clip fact"]
-
-
-@dataclass(frozen=True)
 class _Batch:
     codes: Int[Tensor, "batch codebook frame"]
-    ids: Int[Tensor, "batch token"]
-    mask: Int[Tensor, "batch token"]
-    facts: Float[Tensor, "batch fact"]
-    starts: Int[Tensor, " batch"]
+    text: tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"]]
+    chroma: Float[Tensor, "batch frame 12"] | None
 
 
-def _batch(data: _Data, phase: Phase, generator: torch.Generator) -> _Batch:
-    """Windows of codes with their captions; starts are even frames, as sounds repeat every two."""
-    rows = torch.randint(len(data.codes), (phase.batch,), generator=generator)
-    last = (data.codes.shape[2] - phase.frames) // 2 + 1
-    starts = 2 * torch.randint(last, (phase.batch,), generator=generator)
-    windows = [data.codes[r, :, s : s + phase.frames] for r, s in zip(rows, starts, strict=True)]
-    return _Batch(torch.stack(windows), data.ids[rows], data.mask[rows], data.facts[rows], starts)
+class _Batches:
+    """Windows of codes with their captions.
+
+    Starts are even frames, as sounds repeat every two. Rows of a melody batch have captions of
+    the same length, since transformers does not mask padding in a prefix.
+    """
+
+    def __init__(
+        self, material: Material, tokenizer: PreTrainedTokenizerFast, generator: torch.Generator
+    ) -> None:
+        captions = [recipe.caption for recipe in material.recipes]
+        text = tokenizer(captions, padding=True, return_tensors="pt")
+        self._ids, self._mask = text.input_ids, text.attention_mask
+        self._material = material
+        self._generator = generator
+
+    def draw(self, phase: Phase, no_melody: float) -> _Batch:
+        """The next batch of a phase; a melody is left out with probability `no_melody`."""
+        codes, chroma = self._material.codes, self._material.chroma
+        step = 2 if chroma is None else _CHROMA_STRIDE[0]
+        rows = self._rows(phase.batch)
+        last = (codes.shape[2] - phase.frames) // step + 1
+        turns = torch.randint(last, (phase.batch,), generator=self._generator).tolist()
+        pairs = list(zip(rows.tolist(), turns, strict=True))
+        windows = [codes[r, :, step * n : step * n + phase.frames] for r, n in pairs]
+        longest = int(self._mask[rows].sum(1).max())
+        text = (self._ids[rows, :longest], self._mask[rows, :longest])
+        if chroma is None:
+            return _Batch(torch.stack(windows), text, None)
+        melodies = torch.stack([_melody(chroma[r], n * _CHROMA_STRIDE[1]) for r, n in pairs])
+        without = torch.rand(phase.batch, generator=self._generator) < no_melody
+        melodies[without] = null_chroma(int(without.sum()))
+        return _Batch(torch.stack(windows), text, melodies)
+
+    def _rows(self, batch: int) -> Int[Tensor, " batch"]:
+        n_clips = len(self._ids)
+        if self._material.chroma is None:
+            return torch.randint(n_clips, (batch,), generator=self._generator)
+        lengths = self._mask.sum(1)
+        like = lengths[torch.randint(n_clips, (1,), generator=self._generator)]
+        pool = torch.nonzero(lengths == like).flatten()
+        return pool[torch.randint(len(pool), (batch,), generator=self._generator)]
 
 
-def _hidden(
-    model: MusicgenForConditionalGeneration, batch: _Batch, unconditional: Tensor
-) -> Float[Tensor, "batch position d_model"]:
-    """Last hidden states; unconditional rows get zeroed states and a zeroed mask."""
-    states = model.text_encoder(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
-    mask = batch.mask * (~unconditional)[:, None]
-    return model.decoder.model(
-        input_ids=delayed(batch.codes),
-        encoder_hidden_states=model.enc_to_dec_proj(states) * mask[..., None],
-        encoder_attention_mask=mask,
-        use_cache=False,
-    ).last_hidden_state
+def _melody(chroma: Float[Tensor, "frame 12"], first: int) -> Float[Tensor, "n_frames 12"]:
+    """Chroma from one frame on, repeated to the model's length as transformers does."""
+    left = chroma[first:]
+    return left.repeat(-(-CHROMA_LENGTH // len(left)), 1)[:CHROMA_LENGTH]
 
 
 def _losses(
-    model: MusicgenForConditionalGeneration,
-    heads: nn.Linear,
+    model: ToyModel,
     batch: _Batch,
-    unconditional: Tensor,
+    unconditional: Bool[Tensor, " batch"],
     settings: LanguageModelSettings,
-) -> tuple[Float[Tensor, " codebook"], Float[Tensor, ""]]:
-    """Nats per codebook, openings weighted, and the error of the listening lessons."""
-    hidden = _hidden(model, batch, unconditional)
+) -> Float[Tensor, " codebook"]:
+    """Nats per codebook, openings weighted."""
+    hidden = hidden_states(model, delayed(batch.codes), batch.text, unconditional, batch.chroma)
     logits = torch.stack([head(hidden) for head in model.decoder.lm_heads], dim=1).flatten(0, 1)
-    frames = batch.codes.shape[2]
-    nats = code_loss(logits, batch.codes, opening_weights(frames, settings))
-    return nats, listening_loss(heads, hidden, batch.facts, batch.starts, frames)
+    return code_loss(logits, batch.codes, opening_weights(batch.codes.shape[2], settings))
 
 
 def _rate(step: int, total: int, settings: LanguageModelSettings) -> float:
@@ -224,85 +183,77 @@ def _rate(step: int, total: int, settings: LanguageModelSettings) -> float:
 
 
 def _optimizers(
-    model: MusicgenForConditionalGeneration, heads: nn.Linear, settings: LanguageModelSettings
+    model: ToyModel, settings: LanguageModelSettings
 ) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the decoder's matrices, AdamW for everything else that is learned.
 
     Muon halves the steps that the decoder needs; its updates are scaled to the size of AdamW's.
-    The text encoder can read already and moves slowly.
     """
     rate = settings.learning_rate
-    groups: dict[str, list[nn.Parameter]] = {
-        "matrix": [],
-        "text": [],
-        "other": list(heads.parameters()),
-    }
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if name.startswith("audio_encoder."):
             continue
         is_matrix = parameter.ndim == 2 and name.startswith("decoder.model.decoder.layers.")
-        other = "text" if name.startswith("text_encoder.") else "other"
-        groups["matrix" if is_matrix else other].append(parameter)
-    rates: list[dict[str, Any]] = [
-        {"params": groups["other"]},
-        {"params": groups["text"], "lr": rate * settings.text_rate},
-    ]
-    muon = torch.optim.Muon(
-        groups["matrix"], lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-    )
-    return muon, torch.optim.AdamW(rates, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+        (matrices if is_matrix else others).append(parameter)
+    muon = torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    return muon, torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
 
 
 def train_language_model(
-    model: MusicgenForConditionalGeneration,
+    model: ToyModel,
     tokenizer: PreTrainedTokenizerFast,
-    codes: Int[Tensor, "clip codebook frame"],
-    recipes: Sequence[Recipe],
+    material: Material,
+    held_out: Material,
     settings: LanguageModelSettings,
 ) -> dict:
-    """Train decoder and text encoder in place on codes and captions; the codec stays as it is."""
+    """Train decoder and text encoder in place on codes and captions; the codec stays as it is.
+
+    Returns a log: losses every hundred steps and, on held-out clips, what the words are worth.
+    """
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
-    text = tokenizer([recipe.caption for recipe in recipes], padding=True, return_tensors="pt")
-    data = _Data(codes, text.input_ids, text.attention_mask, facts(recipes))
-    heads = nn.Linear(model.decoder.config.hidden_size, N_TARGETS)
+    batches = _Batches(material, tokenizer, generator)
     plan = [phase for phase in settings.phases for _ in range(phase.steps)]
-    optimizers = _optimizers(model, heads, settings)
+    optimizers = _optimizers(model, settings)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, len(plan), settings))
         for o in optimizers
     ]
     weights = torch.tensor(_CODEBOOK_WEIGHTS)
-    losses: list[tuple[float, float]] = []
+    losses: list[float] = []
+    worth: list[dict[str, float]] = []
     began = time.time()
     model.train()
     bar = tqdm(plan, desc="language model", mininterval=10)
-    for phase in bar:
-        batch = _batch(data, phase, generator)
+    for step, phase in enumerate(bar):
+        if step == 0 or phase != plan[step - 1]:
+            model.decoder.set_attn_implementation(phase.attention)
+        batch = batches.draw(phase, settings.no_melody)
         dropped = torch.rand(phase.batch, generator=generator) < settings.unconditional
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-            nats, lesson = _losses(model, heads, batch, dropped, settings)
-        loss = (nats * weights).sum() / weights.sum() + settings.listening * lesson
-        _step(model, loss, optimizers)
+            nats = _losses(model, batch, dropped, settings)
+        _step(model, (nats * weights).sum() / weights.sum(), optimizers)
         for schedule in schedules:
             schedule.step()
-        losses.append((float(nats.detach().mean()), float(lesson.detach())))
-        recent = np.mean(losses[-100:], axis=0)
-        bar.set_postfix(nats=f"{recent[0]:.3f}", listening=f"{recent[1]:.3f}")
+        losses.append(float(nats.detach().mean()))
+        if (step + 1) % settings.report_every == 0 or step + 1 == len(plan):
+            worth.append({"step": step + 1, **worth_of_words(model, tokenizer, held_out)})
+            tqdm.write(f"{worth[-1]}, nats {np.mean(losses[-100:]):.3f}")
+        bar.set_postfix(nats=f"{np.mean(losses[-100:]):.3f}", refresh=False)
     model.eval()
-    means = [np.mean(losses[i : i + 100], axis=0) for i in range(0, len(losses), 100)]
+    means = [float(np.mean(losses[i : i + 100])) for i in range(0, len(losses), 100)]
     return {
         "settings": asdict(settings),
-        "loss": [round(float(mean[0]), 4) for mean in means],
-        "listening_loss": [round(float(mean[1]), 4) for mean in means],
+        "loss": [round(mean, 4) for mean in means],
+        "worth_of_words": worth,
         "seconds": round(time.time() - began),
     }
 
 
 def _step(
-    model: MusicgenForConditionalGeneration,
-    loss: Float[Tensor, ""],
-    optimizers: Sequence[torch.optim.Optimizer],
+    model: ToyModel, loss: Float[Tensor, ""], optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:
     for optimizer in optimizers:
         optimizer.zero_grad()
@@ -310,3 +261,61 @@ def _step(
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()
+
+
+# -- what the words are worth -----------------------------------------------------------------
+
+
+def _contradicted(recipe: Recipe, concept: str) -> Recipe:
+    """The same clip under a caption that says the opposite."""
+    name = f"{concept}_word"
+    word = getattr(recipe, name)
+    other = next(pair[1 - pair.index(word)] for pair in words.pairs(concept) if word in pair)
+    changed: dict[str, Any] = {name: other}
+    return replace(recipe, **changed)
+
+
+@torch.no_grad()
+def worth_of_words(
+    model: ToyModel, tokenizer: PreTrainedTokenizerFast, held_out: Material, frames: int = 100
+) -> dict[str, float]:
+    """Nats that a code of the first two seconds costs more when a word says the opposite.
+
+    Averaged over codebooks and over the clips whose captions hold the word; 0 means that the
+    model does not listen to it.
+    """
+    costs = {}
+    for concept in ("tempo", "timbre"):
+        named = [n for n, r in enumerate(held_out.recipes) if getattr(r, f"{concept}_word")]
+        true = [held_out.recipes[n] for n in named]
+        false = [_contradicted(recipe, concept) for recipe in true]
+        codes = held_out.codes[named, :, :frames]
+        nats = [_nats(model, tokenizer, codes, recipes) for recipes in (true, false)]
+        costs[concept] = round(nats[1] - nats[0], 4)
+    return costs
+
+
+def _nats(
+    model: ToyModel,
+    tokenizer: PreTrainedTokenizerFast,
+    codes: Int[Tensor, "clip codebook frame"],
+    recipes: Sequence[Recipe],
+) -> float:
+    """Mean nats of codes under captions, one length of caption at a time."""
+    total = 0.0
+    tokens = [tokenizer(recipe.caption).input_ids for recipe in recipes]
+    for places in _by_length(tokens):
+        ids = torch.tensor([tokens[place] for place in places])
+        melody = hasattr(model, "audio_enc_to_dec_proj")
+        chroma = null_chroma(len(places)) if melody else None
+        given = torch.zeros(len(places), dtype=torch.bool)
+        rows = codes[places]
+        hidden = hidden_states(model, delayed(rows), (ids, torch.ones_like(ids)), given, chroma)
+        logits = torch.stack([head(hidden) for head in model.decoder.lm_heads], dim=1)
+        total += float(code_loss(logits.flatten(0, 1), rows).mean()) * len(places)
+    return total / len(recipes)
+
+
+def _by_length(tokens: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    for length in sorted(set(map(len, tokens))):
+        yield [place for place, row in enumerate(tokens) if len(row) == length]

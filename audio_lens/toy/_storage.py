@@ -1,10 +1,13 @@
 """How the toy lies on disk: half-precision numbers that load as the very floats that were used."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import MusicgenForConditionalGeneration, MusicgenProcessor
+from transformers import MusicgenProcessor, PreTrainedTokenizerFast
+
+from ._models import ToyModel
 
 
 @torch.no_grad()
@@ -26,9 +29,9 @@ def _halved(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save(
-    model: MusicgenForConditionalGeneration, processor: MusicgenProcessor, folder: Path
+    model: ToyModel, processor: MusicgenProcessor | PreTrainedTokenizerFast, folder: Path
 ) -> None:
-    """Write model and processor so that transformers alone loads them, in float32.
+    """Write model and processor (or tokenizer) so that transformers alone loads them, in float32.
 
     The configuration says float32 while the file holds float16: loading converts. Call
     `round_to_half` first, or what is loaded differs from what was trained in the last digits.
@@ -37,7 +40,8 @@ def save(
     for part in (model, model.audio_encoder, model.text_encoder):
         part.config._name_or_path = ""
     # Using a tokenizer leaves the last call's padding behind in it.
-    processor.tokenizer.backend_tokenizer.no_padding()
+    tokenizer: Any = getattr(processor, "tokenizer", processor)
+    tokenizer.backend_tokenizer.no_padding()
     model.save_pretrained(folder, state_dict=_halved(model))
     processor.save_pretrained(folder)
     for file in folder.iterdir():

@@ -113,15 +113,16 @@ def test_noise_60_db_below_the_music_moves_little(measure):
 
 
 def test_the_harmonic_part_does_without_hats_and_snare():
+    """Nine pieces in ten move by less than a semitone, drum tails in the room included."""
     labels = {"brightness": 0.2, "drums": True, "template": 5, "bpm": 120.0, "genre": "pop"}
-    bare = with_labels(draw(6), hats=0, snare=False, **labels)
-    waves = [render(r, 6.0) for r in (bare, with_labels(bare, hats=2, snare=True))]
-    moved = {
-        measure: abs(semitones(*(measure(wave, RATE) for wave in waves)))
-        for measure in (spectral_centroid, harmonic_centroid)
-    }
-    assert moved[harmonic_centroid] < 1.0
-    assert moved[harmonic_centroid] < 0.5 * moved[spectral_centroid]
+    moved = {spectral_centroid: [], harmonic_centroid: []}
+    for seed in range(16):
+        bare = with_labels(draw(seed), hats=0, snare=False, **labels)
+        waves = [render(r, 6.0) for r in (bare, with_labels(bare, hats=2, snare=True))]
+        for measure, shifts in moved.items():
+            shifts.append(abs(semitones(*(measure(wave, RATE) for wave in waves))))
+    assert np.percentile(moved[harmonic_centroid], 90) < 1.0
+    assert np.median(moved[harmonic_centroid]) < 0.1 * np.median(moved[spectral_centroid])
 
 
 def test_centroid_rolloff_and_flatness_agree_with_librosa_on_a_full_spectrum():

@@ -105,7 +105,9 @@ def test_the_codec_keeps_tempo_and_brightness(toy):
 
 
 def test_the_card_is_the_one_its_log_writes():
-    log = json.loads((CHECKPOINT / "training.json").read_text())
+    log, found = (
+        json.loads((CHECKPOINT / name).read_text()) for name in ("training.json", "evaluation.json")
+    )
     card = (CHECKPOINT / "README.md").read_text()
-    assert card == _card.write(log)
+    assert card == _card.write("toy", log, found)
     assert card.splitlines()[2].startswith("Results on this toy show that a tool works")

@@ -7,7 +7,7 @@ from transformers import MusicgenForConditionalGeneration
 
 from audio_lens.audio.synthesis import draw, render
 from audio_lens.toy import _codec
-from audio_lens.toy._language_model import build_model
+from audio_lens.toy._models import build_model
 from audio_lens.toy._storage import round_to_half, save
 from audio_lens.toy._text import build_processor
 
@@ -57,7 +57,7 @@ def test_codes_and_audio_have_the_published_shape(trained, clips):
 def test_saving_and_loading_changes_no_code_and_no_sample(trained, clips, tmp_path):
     codec, _ = trained
     processor = build_processor(16_000)
-    model = build_model(codec, len(processor.tokenizer))
+    model = build_model("cross", codec, len(processor.tokenizer))
     round_to_half(model)
     save(model, processor, tmp_path)
     loaded = MusicgenForConditionalGeneration.from_pretrained(tmp_path)

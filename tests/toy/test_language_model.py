@@ -5,17 +5,23 @@ from copy import deepcopy
 import numpy as np
 import torch
 
+from audio_lens import AudioLens, Prompt
 from audio_lens.audio.synthesis import draw, render
 from audio_lens.toy._codec import encode
 from audio_lens.toy._language_model import (
-    BOS,
     LanguageModelSettings,
+    Material,
     Phase,
+    _Batches,
+    _contradicted,
     code_loss,
     delayed,
     opening_weights,
     train_language_model,
+    worth_of_words,
 )
+from audio_lens.toy._models import BOS, CHROMA_LENGTH, build_model, hidden_states, null_chroma
+from audio_lens.toy._text import build_tokenizer
 
 
 def test_delayed_input_is_what_generation_builds(toy):
@@ -73,13 +79,77 @@ def test_training_leaves_the_codec_alone_and_lowers_the_loss(toy, processor):
         for head in model.decoder.lm_heads:
             head.weight.zero_()
     before = {n: p.clone() for n, p in model.audio_encoder.state_dict().items()}
-    codes = torch.randint(0, 4, (4, 4, 60))
+    material = Material(torch.randint(0, 4, (4, 4, 60)), [draw(seed) for seed in range(4)])
     settings = LanguageModelSettings(
         phases=(Phase(6, 40, 4),), bfloat16=False, warmup=2, learning_rate=1e-2
     )
-    recipes = [draw(seed) for seed in range(4)]
-    log = train_language_model(model, processor.tokenizer, codes, recipes, settings)
+    log = train_language_model(model, processor.tokenizer, material, material, settings)
     after = model.audio_encoder.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert log["loss"][0] < 5.545
+    assert log["worth_of_words"][-1]["step"] == 6
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_words_are_worth_something_to_the_packaged_toy_and_nothing_to_an_untrained_one(
+    toy, processor
+):
+    recipes = [draw(seed) for seed in range(5_000_000, 5_000_024)]
+    waves = torch.from_numpy(np.stack([render(recipe, 2.0) for recipe in recipes]))
+    held_out = Material(encode(toy.audio_encoder, waves), recipes)
+    worth = worth_of_words(toy, processor.tokenizer, held_out)
+    assert min(worth.values()) > 0.01
+    for name in ("encoder", "shared"):
+        assert hasattr(toy.text_encoder, name)
+    deaf = deepcopy(toy)
+    with torch.no_grad():
+        deaf.enc_to_dec_proj.weight.zero_()
+    assert worth_of_words(deaf, processor.tokenizer, held_out) == {"tempo": 0, "timbre": 0}
+
+
+def test_a_contradicted_caption_says_the_opposite_and_nothing_else():
+    recipe = next(r for r in map(draw, range(50)) if r.tempo_word == "fast")
+    other = _contradicted(recipe, "tempo")
+    assert other.tempo_word == "slow"
+    assert other.caption == recipe.caption.replace("fast", "slow")
+
+
+def test_melody_windows_begin_where_their_chroma_do_and_captions_are_never_padded(processor):
+    recipes = [draw(seed) for seed in range(40)]
+    frames = torch.arange(500)
+    codes = (frames // 32).expand(40, 4, -1)
+    chroma = torch.zeros(40, CHROMA_LENGTH, 12)
+    for frame in range(CHROMA_LENGTH):
+        chroma[:, frame, (frame // 5) % 12] = 1
+    batches = _Batches(
+        Material(codes, recipes, chroma), processor.tokenizer, torch.Generator().manual_seed(0)
+    )
+    batch = batches.draw(Phase(1, 64, 8), no_melody=0.0)
+    assert batch.text[1].all()
+    assert torch.equal(batch.chroma[:, 0].argmax(-1), batch.codes[:, 0, 0] % 12)
+    without = batches.draw(Phase(1, 64, 8), no_melody=1.0)
+    assert torch.equal(without.chroma, null_chroma(8))
+
+
+def test_hidden_states_are_those_of_the_lens(toy):
+    """Training reads captions and melodies as a run of the lens does."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    for family in ("cross", "melody"):
+        model = build_model(family, toy.audio_encoder, len(tokenizer)).eval()
+        lens = AudioLens.from_model(model, tokenizer, name=family)
+        codes = lens.random_codes(frames=7)
+        chroma = torch.nn.functional.one_hot(torch.arange(CHROMA_LENGTH) % 12, 12).float()[None]
+        prompt = Prompt("slow organ", melody=chroma[0]) if family == "melody" else "slow organ"
+        ids = tokenizer("slow organ", return_tensors="pt").input_ids
+        with torch.no_grad():
+            hidden = hidden_states(
+                model,
+                delayed(codes),
+                (ids, torch.ones_like(ids)),
+                torch.tensor([False]),
+                chroma if family == "melody" else None,
+            )
+            _, cache = lens.run_with_cache(prompt, codes, names_filter="ln_final.normalized")
+        kept = cache["ln_final.hook_normalized"]
+        assert torch.allclose(hidden, kept[:, -hidden.shape[1] :], atol=1e-5)

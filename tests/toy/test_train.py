@@ -1,46 +1,69 @@
-"""The training script: a rehearsal of every stage, resumable, refused where it makes no sense."""
+"""The training script: a rehearsal of every part, which goes on where it stopped."""
 
 import json
 
 import pytest
 import torch
-from transformers import MusicgenForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    EncodecModel,
+    MusicgenForConditionalGeneration,
+    MusicgenMelodyForConditionalGeneration,
+)
 
+from audio_lens import AudioLens, Prompt
+from audio_lens.audio import words
 from audio_lens.toy import train
 
 
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
+    folder = tmp_path_factory.mktemp("toys")
     train.main(["--out", str(folder), "--quick", "--workers", "1"])
     return folder
 
 
-def test_a_rehearsal_leaves_checkpoint_log_and_card(rehearsal):
-    log = json.loads((rehearsal / "training.json").read_text())
-    assert {"codec", "language_model", "measured", "seconds", "versions"} <= set(log)
-    assert set(log["measured"]) == {"neutral", "tempo +", "tempo -", "timbre +", "timbre -"}
-    assert "| codec, out against in |" in (rehearsal / "README.md").read_text()
-    model = MusicgenForConditionalGeneration.from_pretrained(rehearsal)
-    assert model.generation_config.guidance_scale == 3.0
+def test_a_rehearsal_leaves_codec_and_both_toys_with_their_logs(rehearsal):
+    codec = EncodecModel.from_pretrained(rehearsal / "codec")
+    families = {
+        "toy": MusicgenForConditionalGeneration,
+        "toy-melody": MusicgenMelodyForConditionalGeneration,
+    }
+    for name, kind in families.items():
+        model = kind.from_pretrained(rehearsal / name)
+        log = json.loads((rehearsal / name / "training.json").read_text())
+        assert {"settings", "loss", "worth_of_words", "codec", "seconds", "versions"} <= set(log)
+        assert model.config.vocabulary == list(words.vocabulary())
+        assert model.generation_config.guidance_scale == 3.0
+        for key, value in codec.state_dict().items():
+            assert torch.equal(model.audio_encoder.state_dict()[key], value)
+        assert AutoTokenizer.from_pretrained(rehearsal / name)("slow").input_ids
 
 
-def test_resuming_keeps_the_codec_and_counts_both_stages(rehearsal, tmp_path):
-    train.main(
-        ["--out", str(tmp_path), "--quick", "--workers", "1", "--start", str(rehearsal), "--resume"]
+def test_the_lens_takes_both_and_melodies_reach_the_prefix(rehearsal):
+    lens = AudioLens.from_pretrained(rehearsal / "toy-melody")
+    tone = torch.sin(2 * torch.pi * 300 * torch.arange(16000 * 10) / 16000)
+    codes = lens.random_codes(frames=8)
+    plain, sung = (
+        lens(prompt, codes)
+        for prompt in ("slow organ", Prompt("slow organ", melody=tone, sample_rate=16000))
     )
-    log = json.loads((tmp_path / "training.json").read_text())
-    assert len(log["language_model"]) == 2
-    first, second = (
-        MusicgenForConditionalGeneration.from_pretrained(folder).state_dict()
-        for folder in (rehearsal, tmp_path)
-    )
-    same = {name: torch.equal(first[name], second[name]) for name in first}
-    assert all(equal for name, equal in same.items() if name.startswith("audio_encoder."))
-    assert not all(equal for name, equal in same.items() if name.startswith("decoder."))
+    assert lens.cfg.vocabulary == words.vocabulary()
+    assert not torch.allclose(plain, sung)
 
 
-def test_resuming_needs_a_run_to_go_on_from(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        train.main(["--out", str(tmp_path), "--resume"])
-    assert "--resume needs --start" in capsys.readouterr().err
+def test_parts_that_lie_finished_are_kept(rehearsal):
+    before = {p: p.stat().st_mtime_ns for p in rehearsal.rglob("*") if p.is_file()}
+    train.main(["--out", str(rehearsal), "--quick", "--workers", "1"])
+    assert {p: p.stat().st_mtime_ns for p in rehearsal.rglob("*") if p.is_file()} == before
+
+
+def test_a_toy_needs_a_codec(tmp_path):
+    with pytest.raises(SystemExit, match="train the codec first"):
+        train.main(["--out", str(tmp_path), "--quick", "--parts", "toy"])
+
+
+def test_clips_of_another_plan_are_refused(rehearsal, tmp_path):
+    kept = rehearsal / "clips.safetensors"
+    with pytest.raises(SystemExit, match="holds 24 clips, not 5: remove it"):
+        train._data.material(rehearsal / "codec", range(5), 2.0, 1, kept)
