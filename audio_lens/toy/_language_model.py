@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from audio_lens.audio import words
 from audio_lens.audio.synthesis import Recipe
 
 from ._models import BOS, CHROMA_LENGTH, ToyModel, hidden_states, null_chroma
+from ._unfinished import Unfinished
 
 #: The first codebook holds the kick, so the tempo: it weighs most.
 _CODEBOOK_WEIGHTS = (2.5, 1.2, 0.6, 0.4)
@@ -46,7 +48,7 @@ class LanguageModelSettings:
     familiar. bfloat16 is for matrix products while training only; weights stay float32.
     """
 
-    phases: tuple[Phase, ...] = (Phase(2400, 120, 32), Phase(1400, 250, 16), Phase(700, 500, 8))
+    phases: tuple[Phase, ...] = (Phase(3000, 120, 32), Phase(4000, 250, 16), Phase(2000, 500, 8))
     learning_rate: float = 3e-3
     warmup: int = 100
     decay: float = 0.4
@@ -65,7 +67,7 @@ class Material:
 
     codes: Int[Tensor, "clip codebook frame"]
     recipes: Sequence[Recipe]
-    chroma: Float[Tensor, "clip frame 12"] | None = None
+    chroma: Float[Tensor, "clip chroma_frame 12"] | None = None
 
 
 def delayed(codes: Int[Tensor, "batch codebook frame"]) -> Int[Tensor, "row position"]:
@@ -111,7 +113,7 @@ def opening_weights(frames: int, settings: "LanguageModelSettings") -> Float[Ten
 class _Batch:
     codes: Int[Tensor, "batch codebook frame"]
     text: tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"]]
-    chroma: Float[Tensor, "batch frame 12"] | None
+    chroma: Float[Tensor, "batch chroma_frame 12"] | None
 
 
 class _Batches:
@@ -207,49 +209,56 @@ def train_language_model(
     material: Material,
     held_out: Material,
     settings: LanguageModelSettings,
+    unfinished: Path | None = None,
 ) -> dict:
     """Train decoder and text encoder in place on codes and captions; the codec stays as it is.
 
+    unfinished: a file that keeps, at every report, what it takes to go on; a run that finds one of
+    the same settings goes on from it, to the same weights as if it had never stopped.
+
     Returns a log: losses every hundred steps and, on held-out clips, what the words are worth.
     """
-    torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     batches = _Batches(material, tokenizer, generator)
     plan = [phase for phase in settings.phases for _ in range(phase.steps)]
     optimizers = _optimizers(model, settings)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, len(plan), settings))
-        for o in optimizers
-    ]
     weights = torch.tensor(_CODEBOOK_WEIGHTS)
-    losses: list[float] = []
-    worth: list[dict[str, float]] = []
-    began = time.time()
+    log: dict[str, Any] = {"settings": asdict(settings), "losses": [], "worth_of_words": []}
+    run = Unfinished(unfinished, model, optimizers, generator)
+    log = run.read(log)
+    losses, known_seconds = log["losses"], log.get("seconds", 0)
+    began, first = time.time(), len(losses)
     model.train()
-    bar = tqdm(plan, desc="language model", mininterval=10)
-    for step, phase in enumerate(bar):
-        if step == 0 or phase != plan[step - 1]:
+    bar = tqdm(range(first, len(plan)), desc="language model", mininterval=10)
+    for step in bar:
+        phase = plan[step]
+        if step == first or phase != plan[step - 1]:
             model.decoder.set_attn_implementation(phase.attention)
         batch = batches.draw(phase, settings.no_melody)
         dropped = torch.rand(phase.batch, generator=generator) < settings.unconditional
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
             nats = _losses(model, batch, dropped, settings)
+        _set_rate(optimizers, settings.learning_rate * _rate(step, len(plan), settings))
         _step(model, (nats * weights).sum() / weights.sum(), optimizers)
-        for schedule in schedules:
-            schedule.step()
         losses.append(float(nats.detach().mean()))
         if (step + 1) % settings.report_every == 0 or step + 1 == len(plan):
-            worth.append({"step": step + 1, **worth_of_words(model, tokenizer, held_out)})
-            tqdm.write(f"{worth[-1]}, nats {np.mean(losses[-100:]):.3f}")
+            worth = worth_of_words(model, tokenizer, held_out)
+            log["worth_of_words"].append({"step": step + 1, **worth})
+            log["seconds"] = known_seconds + round(time.time() - began)
+            tqdm.write(f"{log['worth_of_words'][-1]}, nats {np.mean(losses[-100:]):.3f}")
+            run.write(log)
         bar.set_postfix(nats=f"{np.mean(losses[-100:]):.3f}", refresh=False)
     model.eval()
+    run.remove()
     means = [float(np.mean(losses[i : i + 100])) for i in range(0, len(losses), 100)]
-    return {
-        "settings": asdict(settings),
-        "loss": [round(mean, 4) for mean in means],
-        "worth_of_words": worth,
-        "seconds": round(time.time() - began),
-    }
+    del log["losses"]
+    return {**log, "loss": [round(mean, 4) for mean in means]}
+
+
+def _set_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
 
 
 def _step(

@@ -2,9 +2,9 @@
 
 Three parts, each in its own folder under FOLDER: `codec`, learned from synthesised clips; then
 `toy` and `toy-melody`, decoders of the two families, learned from the codec's codes and the
-clips' captions. A part that lies finished is kept, so that a run can go on. The same settings on
-the same machine give the same weights; `training.json` in each folder keeps settings, losses and
-seconds. What the toys are worth, `python -m audio_lens.toy.evaluate` measures.
+clips' captions. A part that lies finished is kept, and one that was stopped is gone on with. The
+same settings on the same machine give the same weights; `training.json` in each folder keeps
+settings, losses and seconds. What the toys are worth, `python -m audio_lens.toy.evaluate` measures.
 """
 
 import argparse
@@ -79,7 +79,8 @@ def train_toy(out: Path, family: str, folder: Path, plan: Plan, workers: int) ->
     tokenizer = _text.build_tokenizer() if processor is None else processor.tokenizer
     torch.manual_seed(plan.language_model.seed)
     model = build_model(family, EncodecModel.from_pretrained(folder), len(tokenizer))
-    log = train_language_model(model, tokenizer, learned, held_out, plan.language_model)
+    unfinished = out / "unfinished.safetensors"
+    log = train_language_model(model, tokenizer, learned, held_out, plan.language_model, unfinished)
     _storage.round_to_half(model)
     _storage.save(model, processor or tokenizer, out)
     codec_log = json.loads((folder / "training.json").read_text())
