@@ -236,10 +236,10 @@ display(erased[0])
 # <details><summary>Solution</summary>
 #
 # ```python
-# heads = probe_sweep(lens, data, site="attn.z", heads=True, shuffles=3, progress=False)
+# heads = probe_sweep(lens, data, site="attn.z", by="head", shuffles=3, progress=False)
 # display(heads.plot())
-# none = probe_sweep(untrained, data, site="attn.z", heads=True, shuffles=3, progress=False)
-# gain = heads.heads("attn.z") - none.heads("attn.z")
+# none = probe_sweep(untrained, data, site="attn.z", by="head", shuffles=3, progress=False)
+# gain = heads.parts("attn.z") - none.parts("attn.z")
 # print("more than random weights, layer by head:")
 # print(gain.round(2))
 # ```

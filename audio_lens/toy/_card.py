@@ -50,7 +50,8 @@ _TAIL = """
 - Clips are ten seconds long; anything much longer is outside what it has seen.
 - Synthesised data only: no recording of anyone's music was used.
 """
-_MELODY_LIMIT = """- Half of training had a melody. Rows were never padded: transformers does not
+_MELODY_LIMIT = """- Its training began with the weights of `toy`, the cross-attention left out.
+- Half of training had a melody. Rows were never padded: transformers does not
   mask padding in a prefix, so give it prompts one at a time or of equal length; a lens does.
 """
 

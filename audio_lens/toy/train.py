@@ -2,7 +2,8 @@
 
 Three parts, each in its own folder under FOLDER: `codec`, learned from synthesised clips; then
 `toy` and `toy-melody`, decoders of the two families, learned from the codec's codes and the
-clips' captions. A part that lies finished is kept, and one that was stopped is gone on with. The
+clips' captions. The second begins with what the first has learned, but for the cross-attention that
+it does not have. A part that lies finished is kept, and one that was stopped is gone on with. The
 same settings on the same machine give the same weights; `training.json` in each folder keeps
 settings, losses and seconds. What the toys are worth, `python -m audio_lens.toy.evaluate` measures.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from transformers import EncodecModel
 from transformers import __version__ as transformers_version
 
@@ -22,7 +24,7 @@ from audio_lens.audio.synthesis import SAMPLE_RATE
 
 from . import _codec, _data, _storage, _text
 from ._language_model import LanguageModelSettings, Material, Phase, train_language_model
-from ._models import build_model
+from ._models import ToyModel, build_model
 
 #: Folder of each part and, for the decoders, its family.
 PARTS = {"codec": None, "toy": "cross", "toy-melody": "melody"}
@@ -38,6 +40,16 @@ class Plan:
     seconds: float = 10.0
     codec: _codec.CodecSettings = field(default_factory=_codec.CodecSettings)
     language_model: LanguageModelSettings = field(default_factory=LanguageModelSettings)
+    melody: LanguageModelSettings = field(
+        default_factory=lambda: LanguageModelSettings(
+            phases=(Phase(2000, 250, 16), Phase(1000, 500, 8)), learning_rate=2e-3
+        )
+    )
+    """Shorter, since the melody toy begins where the other ended."""
+
+    def language_model_of(self, family: str) -> LanguageModelSettings:
+        """How a family is trained."""
+        return self.melody if family == "melody" else self.language_model
 
 
 #: A rehearsal of every stage in under a minute; its toys obey nothing.
@@ -48,6 +60,7 @@ QUICK = Plan(
     seconds=2.0,
     codec=_codec.CodecSettings(continuous_steps=4, quantized_steps=4, batch=4),
     language_model=LanguageModelSettings(phases=(Phase(3, 50, 4), Phase(2, 80, 2)), warmup=2),
+    melody=LanguageModelSettings(phases=(Phase(2, 80, 2),), warmup=2),
 )
 
 
@@ -66,8 +79,9 @@ def train_codec(out: Path, plan: Plan, workers: int) -> None:
 def train_toy(out: Path, family: str, folder: Path, plan: Plan, workers: int) -> None:
     """Train a decoder and its text encoder around a codec, and save them with the tokenizer.
 
-    folder: of the trained codec.
+    folder: of the trained codec. The melody family begins with the weights of the toy beside `out`.
     """
+    settings = plan.language_model_of(family)
     seeds = range(_data.FIRST_HELD_OUT_SEED, _data.FIRST_HELD_OUT_SEED + plan.held_out_clips)
     kept = out.parent / "clips.safetensors"
     learned = _data.material(folder, range(plan.clips), plan.seconds, workers, kept)
@@ -77,14 +91,25 @@ def train_toy(out: Path, family: str, folder: Path, plan: Plan, workers: int) ->
     # transformers' processor for melodies needs torchaudio: that toy keeps its tokenizer alone.
     processor = _text.build_processor(SAMPLE_RATE) if family == "cross" else None
     tokenizer = _text.build_tokenizer() if processor is None else processor.tokenizer
-    torch.manual_seed(plan.language_model.seed)
+    torch.manual_seed(settings.seed)
     model = build_model(family, EncodecModel.from_pretrained(folder), len(tokenizer))
+    if family == "melody":
+        begin_with(model, out.parent / "toy")
     unfinished = out / "unfinished.safetensors"
-    log = train_language_model(model, tokenizer, learned, held_out, plan.language_model, unfinished)
+    log = train_language_model(model, tokenizer, learned, held_out, settings, unfinished)
     _storage.round_to_half(model)
     _storage.save(model, processor or tokenizer, out)
     codec_log = json.loads((folder / "training.json").read_text())
     _write_log(out, {"clips": plan.clips, **log, "codec": codec_log}, plan)
+
+
+def begin_with(model: ToyModel, folder: Path) -> None:
+    """Take over every weight of a trained toy that has the same name and shape."""
+    own = model.state_dict()
+    for name, weight in load_file(folder / "model.safetensors").items():
+        if name in own and own[name].shape == weight.shape:
+            own[name] = weight.to(own[name].dtype)
+    model.load_state_dict(own)
 
 
 def _write_log(out: Path, log: dict, plan: Plan) -> None:
@@ -106,6 +131,8 @@ def run(out: Path, plan: Plan, *, parts: Sequence[str], workers: int) -> None:
             continue
         if not (out / "codec" / "training.json").is_file():
             raise SystemExit(f"{part} needs a codec in {out / 'codec'}: train the codec first")
+        if family == "melody" and not (out / "toy" / "training.json").is_file():
+            raise SystemExit(f"{part} begins with the toy in {out / 'toy'}: train that first")
         train_toy(folder, family, out / "codec", plan, workers)
 
 

@@ -14,6 +14,7 @@ from transformers import (
 from audio_lens import AudioLens, Prompt
 from audio_lens.audio import words
 from audio_lens.toy import train
+from audio_lens.toy._models import build_model
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,25 @@ def test_the_lens_takes_both_and_melodies_reach_the_prefix(rehearsal):
     )
     assert lens.cfg.vocabulary == words.vocabulary()
     assert not torch.allclose(plain, sung)
+
+
+def test_the_melody_toy_begins_with_what_the_other_learned(rehearsal):
+    codec = EncodecModel.from_pretrained(rehearsal / "codec")
+    other = MusicgenForConditionalGeneration.from_pretrained(rehearsal / "toy").state_dict()
+    model = build_model("melody", codec, len(other["text_encoder.shared.weight"]))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    train.begin_with(model, rehearsal / "toy")
+    taken = {n for n, w in model.state_dict().items() if n in other and torch.equal(w, other[n])}
+    left = {name for name in before if name not in taken}
+    assert left == {"audio_enc_to_dec_proj.weight", "audio_enc_to_dec_proj.bias"}
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in left)
+    assert any(not torch.equal(before[name], other[name]) for name in taken)
+
+
+def test_the_melody_toy_needs_the_other(rehearsal, tmp_path):
+    (tmp_path / "codec").symlink_to(rehearsal / "codec")
+    with pytest.raises(SystemExit, match="begins with the toy in"):
+        train.main(["--out", str(tmp_path), "--quick", "--parts", "toy-melody"])
 
 
 def test_parts_that_lie_finished_are_kept(rehearsal):
