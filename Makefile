@@ -11,8 +11,9 @@ INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/audio-lens demo
 
+# Two processes of one thread each: small models gain nothing from threads.
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
