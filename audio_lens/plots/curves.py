@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from audio_lens.analysis.statistics import bootstrap
+from audio_lens.plots._picture import Picture
 
 if TYPE_CHECKING:
     from audio_lens.analysis.stability import Stability
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def dose_response(outcomes: Sequence["Outcome"]) -> Figure:
     """One panel per concept: median change with its interval, random directions beside it."""
-    figure = Figure(figsize=(5.2 * len(outcomes), 4), layout="constrained")
+    figure = Picture(figsize=(5.2 * len(outcomes), 4), layout="constrained")
     panels = figure.subplots(1, len(outcomes), squeeze=False)[0]
     for panel, outcome in zip(panels, outcomes, strict=True):
         _panel(panel, outcome)
@@ -48,7 +49,7 @@ def _panel(panel: Any, outcome: "Outcome") -> None:
 
 def stability_curves(found: "Stability") -> Figure:
     """One curve per site and layer, with the middle 95 % of draws."""
-    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    figure = Picture(figsize=(5.2, 3.8), layout="constrained")
     axis = figure.subplots()
     for key in found.cosines:
         low, middle, high = found.interval(key).T

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from audio_lens.plots._picture import Picture
+
 _MOST_TICKS = 12
 
 
@@ -33,7 +35,7 @@ def panels(
     scale: what the colours mean. signed: white is zero, red above and blue below; without it, dark
     is the least.
     """
-    figure = Figure(figsize=(1.2 + 4.2 * len(values), 3.6), layout="constrained")
+    figure = Picture(figsize=(1.2 + 4.2 * len(values), 3.6), layout="constrained")
     drawn = figure.subplots(1, len(values), squeeze=False)[0]
     every = np.concatenate([np.ravel(panel) for panel in values.values()])
     look = _signed(every) if signed else _plain(every)
@@ -65,7 +67,7 @@ def bars(
     values: Mapping[str, Float[np.ndarray, " column"]], *, columns: Axis, scale: str
 ) -> Figure:
     """A figure with one panel of bars per title, all on one scale: what has a single axis."""
-    figure = Figure(figsize=(1.2 + 3.4 * len(values), 3.0), layout="constrained")
+    figure = Picture(figsize=(1.2 + 3.4 * len(values), 3.0), layout="constrained")
     drawn = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
     for axis, (title, heights) in zip(drawn, values.items(), strict=True):
         axis.bar(range(len(heights)), heights, color="#b2182b")

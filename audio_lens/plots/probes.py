@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
+from audio_lens.plots._picture import Picture
 from audio_lens.plots.panels import Axis, panels
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 def layer_curves(found: "ProbeSweep", beside: Mapping[str, "ProbeSweep"]) -> Figure:
     """One panel per site: score with its interval, shuffled labels, what needs no activation."""
     sites = found.sites()
-    figure = Figure(figsize=(4.6 * len(sites), 3.6), layout="constrained")
+    figure = Picture(figsize=(4.6 * len(sites), 3.6), layout="constrained")
     for panel, site in zip(figure.subplots(1, len(sites), squeeze=False)[0], sites, strict=True):
         _curve(panel, found, site, "probe", "C0")
         for n, (name, other) in enumerate(beside.items(), start=1):
