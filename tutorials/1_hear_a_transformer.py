@@ -346,7 +346,7 @@ heads = [
     for h in range(lens.cfg.n_heads)
 ]
 with lens.intervene(*heads):
-    silenced = lens.generate([prompt] * 5, seconds=7, seed=0, progress=False)
+    silenced = lens.generate([prompt] * (1 + lens.cfg.n_heads), seconds=7, seed=0, progress=False)
 for head, clip in enumerate(silenced[1:]):
     print(f"head {head} silent   {compare(clip, twin)}")
 

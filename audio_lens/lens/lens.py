@@ -52,7 +52,7 @@ class AudioLens(Weights, Placement, Traces):
         >>> clips = lens.generate("a fast bright organ melody", seconds=0.5, progress=False)
         >>> logits, cache = lens.run_with_cache(clips[0].prompt, clips[0].codes[None])
         >>> cache["resid_post", 2].shape
-        torch.Size([1, 28, 128])
+        torch.Size([1, 28, 160])
     """
 
     AUTO_CLASS = "MusicgenForConditionalGeneration"

@@ -37,9 +37,9 @@ QUICK = EvaluationSettings(
     codec_clips=4,
     prompts=2,
     seeds=1,
-    seconds=3.0,
+    seconds=2.0,
     steering=SteeringSettings(
-        seconds=3.0, pairs=2, pool=8, scan_prompts=1, scan_strengths=(0.5,), strengths=(0.5,),
+        seconds=2.0, pairs=2, pool=8, scan_prompts=1, scan_strengths=(0.5,), strengths=(0.5,),
         finalists=1, dev_seeds=1, test_seeds=1, n_random=1,
     ),
 )  # fmt: skip
