@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from audio_lens.errors import InputError
+from audio_lens.errors import InputError, did_you_mean
 from audio_lens.lens.engine import Registration
 from audio_lens.lens.forward import as_tokens
 from audio_lens.lens.recording import Recording
@@ -232,8 +231,7 @@ def check_names(asked: Mapping[str, Any], function: Callable[..., Any]) -> None:
     known = [*Asked.__annotations__, *own]
     for name in asked:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}."
+            hint = did_you_mean(name, known)
             raise InputError(f"{function.__name__} takes no argument {name!r}: {hint}")
 
 

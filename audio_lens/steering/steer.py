@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from difflib import get_close_matches
 from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from audio_lens.analysis.directions import Direction
-from audio_lens.errors import InputError
+from audio_lens.errors import InputError, did_you_mean
 from audio_lens.lens.intervention import Coefficient, Intervention
 from audio_lens.lens.operations import Operation, add
 from audio_lens.lens.run import Branch
@@ -140,7 +139,5 @@ def steer(
     ]
     for name in options:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
-            raise TypeError(f"steering has no option {name!r}: {hint}")
+            raise TypeError(f"steering has no option {name!r}: {did_you_mean(name, known)}")
     return lens.intervene(*interventions(lens, direction, **options))

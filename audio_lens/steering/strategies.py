@@ -1,7 +1,6 @@
 """Strategies and scales: which layer is given which vector of a direction, and how long it is."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 import torch
@@ -9,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from audio_lens.analysis.directions import Direction
-from audio_lens.errors import InputError
+from audio_lens.errors import InputError, did_you_mean
 
 Strategy = Literal["one_to_one", "one_to_all", "all_to_all", "block", "weighted"]
 Scale = Literal["raw", "unit", "resid_norm", "proj_std"]
@@ -100,11 +99,8 @@ def soft_weights(scores: Weights, *, power: float = 3.0) -> dict[int, Tensor]:
 
 
 def _check_name(what: str, given: Any, known: Sequence[str]) -> None:
-    if given in known:
-        return
-    near = get_close_matches(str(given), known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise InputError(f"no {what} {given!r}: {hint}there are {', '.join(known)}.")
+    if given not in known:
+        raise InputError(f"no {what} {given!r}: {did_you_mean(given, known)}")
 
 
 _TAKES: Mapping[str, tuple[str, ...]] = {
