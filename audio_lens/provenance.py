@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
+from types import CodeType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,20 @@ def tensors_sha256(tensors: Iterable[Tensor]) -> str:
         plain = tensor.detach().cpu().contiguous().flatten()
         found.update(plain.view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def function_sha256(function: Callable[..., Any]) -> str:
+    """A fingerprint of what a function does: its code, constants and names, not what it calls.
+
+    Of what has no Python code (a class, a partial) it is of how it is written out.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return hashlib.sha256(repr(function).encode()).hexdigest()
+    constants = [each for each in code.co_consts if not isinstance(each, CodeType)]
+    inner = [each.co_code.hex() for each in code.co_consts if isinstance(each, CodeType)]
+    said = [code.co_code.hex(), repr(constants), code.co_names, inner]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def prompts_sha256(texts: Sequence[Sequence[str | None]]) -> str:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from audio_lens.analysis.collect import Key
-from audio_lens.errors import InputError, SiteError
+from audio_lens.errors import InputError, SiteError, did_you_mean
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -156,6 +156,16 @@ class Direction:
         for layer in wanted - set(self.layers):
             self.layer(layer, site=self.sites[0])
         return self._with({key: v for key, v in self.vectors.items() if key[1] in wanted})
+
+    def at(self, site: str) -> "Direction":
+        """The part that belongs to a site.
+
+        Raises:
+            InputError: it has no vectors there.
+        """
+        if site not in self.sites:
+            raise InputError(f"no vectors at {site!r}: {did_you_mean(site, self.sites)}")
+        return self._with({key: v for key, v in self.vectors.items() if key[0] == site})
 
     def _with(self, vectors: Mapping[Key, Tensor]) -> "Direction":
         return Direction(

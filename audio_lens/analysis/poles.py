@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +44,14 @@ class Poles:
                     f"pairs need as many of each, matched one to one."
                 )
         return {key: v - self.negative.values[key] for key, v in self.positive.values.items()}
+
+    def at(self, site: str) -> "Poles":
+        """Of one of the sites that were gathered."""
+        sides = [
+            replace(side, values={key: v for key, v in side.values.items() if key[0] == site})
+            for side in (self.positive, self.negative)
+        ]
+        return replace(self, positive=sides[0], negative=sides[1])
 
     def difference_in_means(self) -> Direction:
         """The mean over positive prompts minus that over negative ones."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from audio_lens.analysis.directions import Direction
 from audio_lens.audio.clip import Clip
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
 
 
-@torch.no_grad()
 def distortion(
     lens: "AudioLens",
     clips: Sequence[Clip],
@@ -64,19 +64,49 @@ def distortion(
         raise InputError("distortion is measured on clips with their codes: give generated ones.")
     if len({each.shape for each in known}) > 1:
         raise InputError("the clips have several lengths: cut them to one.")
+    return distortion_of_codes(
+        lens,
+        [clip.prompt for clip in clips],
+        torch.stack(known),
+        direction=direction,
+        coefficients=coefficients,
+        guidance_scale=guidance_scale,
+        rows_at_once=rows_at_once,
+        **options,
+    )
+
+
+@torch.no_grad()
+def distortion_of_codes(
+    lens: "AudioLens",
+    prompts: Sequence[str | None],
+    codes: Int[Tensor, "clip codebook frame"],
+    *,
+    direction: Direction,
+    coefficients: Sequence[float],
+    guidance_scale: float = 3.0,
+    rows_at_once: int = 32,
+    **options: Any,
+) -> Float[np.ndarray, "coefficient clip"]:
+    """As `distortion`, of codes that are known without their sound.
+
+    Example:
+        >>> from audio_lens.testing import random_musicgen
+        >>> lens, up = random_musicgen(n_layers=2), Direction({("resid_post", 1): torch.ones(64)})
+        >>> codes = torch.zeros(2, lens.cfg.n_codebooks, 8, dtype=torch.long)
+        >>> distortion_of_codes(
+        ...     lens, ["organ", "drums"], codes, direction=up, coefficients=[1.0]).shape
+        (1, 2)
+    """
     check_batched(options)
-    codes = torch.stack(known)
-    prompts = [clip.prompt for clip in clips]
-    found = np.zeros((len(coefficients), len(clips)))
-    for start in range(0, len(clips), rows_at_once):
+    found = np.zeros((len(coefficients), len(codes)))
+    for start in range(0, len(codes), rows_at_once):
         some = slice(start, start + rows_at_once)
-        part = codes[some].to(lens.cfg.device)
-        plain = lens(prompts[some], part, guidance_scale=guidance_scale).float().log_softmax(-1)
+        part, said = codes[some].to(lens.cfg.device), list(prompts[some])
+        plain = lens(said, part, guidance_scale=guidance_scale).float().log_softmax(-1)
         for place, coefficient in enumerate(coefficients):
             with steer(lens, direction, coefficient=float(coefficient), **options):
-                bent = (
-                    lens(prompts[some], part, guidance_scale=guidance_scale).float().log_softmax(-1)
-                )
+                bent = lens(said, part, guidance_scale=guidance_scale).float().log_softmax(-1)
             nats = (bent.exp() * (bent - plain)).sum(-1)
             found[place, some] = nats.mean((1, 2)).cpu().numpy()
     return found
