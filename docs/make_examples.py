@@ -18,7 +18,7 @@ from audio_lens.audio.clip import Clip
 from audio_lens.audio.synthesis import SAMPLE_RATE, draw, render
 from audio_lens.audio.tempo import pulse_bpm
 from audio_lens.audio.timbre import spectral_centroid
-from audio_lens.toy import CHECKPOINTS
+from audio_lens.lens.loading import CHECKPOINTS
 
 PAGE = Path(__file__).parent / "examples.md"
 SOUNDS = PAGE.with_suffix("")

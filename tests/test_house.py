@@ -11,7 +11,7 @@ import audio_lens
 
 ROOT = Path(audio_lens.__file__).parent
 FLOORS = [
-    "__main__", "cli", "recipes", "toy", "steering", "patching", "testing", "analysis", "lens",
+    "__main__", "cli", "toy", "recipes", "steering", "patching", "testing", "analysis", "lens",
     "audio", "provenance", "errors",
 ]  # fmt: skip
 """From the top down. `plots` draws results: only recipes and a result's own `plot` call it."""

@@ -13,7 +13,10 @@ from torch import nn
 from audio_lens.errors import InputError
 from audio_lens.lens.weight_files import SAFE, read_json, some, tensors_in, weight_files
 
-TOY = "toy"
+CHECKPOINTS: Mapping[str, Path] = {
+    name: Path(str(files("audio_lens"))) / "toy" / "checkpoints" / name for name in ("toy",)
+}
+"""Folders of the toys that ship inside the package; transformers alone can load them."""
 
 _CLASSES = {
     "musicgen": "MusicgenForConditionalGeneration",
@@ -143,9 +146,8 @@ def _local(name: str | Path, options: dict[str, Any], allow_pickle: bool) -> Pat
         for option in ("revision", "cache_dir", "token", "force_download", "local_files_only")
         if option in options
     }
-    if name == TOY:
-        # By its place in the package: importing the room above would turn the house upside down.
-        return Path(str(files("audio_lens"))) / "toy" / "checkpoints" / name
+    if name in CHECKPOINTS:
+        return CHECKPOINTS[str(name)]
     if (folder := Path(name).expanduser()).is_dir():
         if hub.get("revision"):
             raise InputError(f"{name} is a folder, which has no revision {hub['revision']!r}.")
@@ -167,7 +169,7 @@ def _fetch(name: str, hub: Mapping[str, Any], allow_pickle: bool) -> Path:
         raise InputError(
             f"{name!r} is no folder here, and could not be fetched from the hub. Check the name. "
             f"Without network, download it elsewhere (`hf download {name} --exclude '*.bin' "
-            f"--local-dir FOLDER`) and give that folder; or say {TOY!r} for the checkpoint that "
+            f"--local-dir FOLDER`) and give that folder; or say 'toy' for the checkpoint that "
             f"ships. The hub said: {error}"
         ) from error
     return folder
@@ -185,7 +187,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise InputError(
             f"{folder} holds no checkpoint: it has no config.json. Give a MusicGen folder, a hub "
-            f"name such as 'facebook/musicgen-small', or {TOY!r}."
+            f"name such as 'facebook/musicgen-small', or 'toy'."
         )
     return read_json(folder / "config.json")
 

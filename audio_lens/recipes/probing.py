@@ -20,9 +20,9 @@ from audio_lens.analysis.collect import Gathering, collect
 from audio_lens.analysis.probe_sweep import ProbeSweep, probe_sweep
 from audio_lens.audio import clips
 from audio_lens.errors import InputError
+from audio_lens.lens.loading import CHECKPOINTS
 from audio_lens.provenance import versions
 from audio_lens.testing.random import random_twin
-from audio_lens.toy import CHECKPOINTS
 
 if TYPE_CHECKING:
     from pandas import DataFrame

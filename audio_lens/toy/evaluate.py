@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import CHECKPOINTS, _card
+from audio_lens.lens.loading import CHECKPOINTS
+
+from . import _card
 from ._listen import HEARD, codec_report, middle, obedience_report
 from ._steer import SteeringSettings, steering_report
 

@@ -7,7 +7,7 @@ import soundfile
 
 from audio_lens.audio import words
 from audio_lens.audio.synthesis import draw
-from audio_lens.toy import CHECKPOINTS
+from audio_lens.lens.loading import CHECKPOINTS
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROW = re.compile(r"^\| \[\d+\]\(([^)]+)\) \| (.+?) \| (.+?) \|", re.MULTILINE)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import MusicgenForConditionalGeneration, MusicgenProcessor
 
-from audio_lens.toy import CHECKPOINT
+from audio_lens.lens.loading import CHECKPOINTS
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -21,9 +21,9 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def toy() -> MusicgenForConditionalGeneration:
     torch.manual_seed(0)
-    return MusicgenForConditionalGeneration.from_pretrained(CHECKPOINT).eval()
+    return MusicgenForConditionalGeneration.from_pretrained(CHECKPOINTS["toy"]).eval()
 
 
 @pytest.fixture(scope="session")
 def processor() -> MusicgenProcessor:
-    return MusicgenProcessor.from_pretrained(CHECKPOINT)
+    return MusicgenProcessor.from_pretrained(CHECKPOINTS["toy"])

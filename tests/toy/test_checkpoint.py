@@ -11,7 +11,8 @@ from audio_lens.audio.level import silent_fraction
 from audio_lens.audio.synthesis import SAMPLE_RATE, draw, render
 from audio_lens.audio.tempo import pulse_bpm
 from audio_lens.audio.timbre import spectral_centroid
-from audio_lens.toy import CHECKPOINT, _card
+from audio_lens.lens.loading import CHECKPOINTS
+from audio_lens.toy import _card
 from audio_lens.toy._codec import decode, encode
 
 CONTEXTS = (0, 23, 51, 94)
@@ -34,10 +35,10 @@ def prompted(toy, processor):
 
 
 def test_it_is_under_ten_megabytes():
-    weights = sum(f.stat().st_size for f in CHECKPOINT.glob("*.safetensors"))
+    weights = sum(f.stat().st_size for f in CHECKPOINTS["toy"].glob("*.safetensors"))
     assert 1e6 < weights < 10e6
-    assert not list(CHECKPOINT.rglob("*.bin"))
-    assert not list(CHECKPOINT.rglob("*.pt"))
+    assert not list(CHECKPOINTS["toy"].rglob("*.bin"))
+    assert not list(CHECKPOINTS["toy"].rglob("*.pt"))
 
 
 def test_it_loads_in_single_precision_with_its_settings(toy):
@@ -106,8 +107,9 @@ def test_the_codec_keeps_tempo_and_brightness(toy):
 
 def test_the_card_is_the_one_its_log_writes():
     log, found = (
-        json.loads((CHECKPOINT / name).read_text()) for name in ("training.json", "evaluation.json")
+        json.loads((CHECKPOINTS["toy"] / name).read_text())
+        for name in ("training.json", "evaluation.json")
     )
-    card = (CHECKPOINT / "README.md").read_text()
+    card = (CHECKPOINTS["toy"] / "README.md").read_text()
     assert card == _card.write("toy", log, found)
     assert card.splitlines()[2].startswith("Results on this toy show that a tool works")

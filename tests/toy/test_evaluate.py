@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from audio_lens.toy import CHECKPOINT, _card, evaluate
+from audio_lens.lens.loading import CHECKPOINTS
+from audio_lens.toy import _card, evaluate
 from audio_lens.toy._listen import told_apart
 from audio_lens.toy._steer import Cell, _reach, ways
 
@@ -14,7 +15,7 @@ from audio_lens.toy._steer import Cell, _reach, ways
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toys") / "toy"
-    shutil.copytree(CHECKPOINT, folder)
+    shutil.copytree(CHECKPOINTS["toy"], folder)
     for name in ("evaluation.json", "choice.json", "README.md"):
         (folder / name).unlink(missing_ok=True)
     evaluate.main([str(folder), "--quick"])
