@@ -59,6 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--out", type=Path, default=Path("runs/probe"), help="folder (%(default)s)")
     probe.set_defaults(command=_probe)
 
+    study = commands.add_parser("study", help="a whole study of tempo or timbre, with its report")
+    study.add_argument("concept", help="tempo or timbre")
+    study.add_argument("--model", default="toy", help=_MODEL_HELP)
+    study.add_argument("--out", type=Path, help="folder (runs/CONCEPT); go on with what it holds")
+    study.add_argument("--plan", action="store_true", help="print clips, hours and disk; no more")
+    study.add_argument("--budget", type=float, help="hours; what does not fit is left out and said")
+    study.add_argument("--quick", action="store_true", help="a rehearsal: its numbers mean nothing")
+    study.add_argument("--quiet", action="store_true", help="no progress bars")
+    study.set_defaults(command=_study)
+
     check = commands.add_parser("check", help="read and write every site; 1 on any failure")
     check.add_argument("model", nargs="?", default="toy", help=_MODEL_HELP)
     check.set_defaults(command=_check)
@@ -67,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _demo(options: argparse.Namespace) -> int:
     from audio_lens.lens.lens import AudioLens
+    from audio_lens.lens.loading import CHECKPOINTS
     from audio_lens.recipes.demo import DemoSettings, report, run_demo, write
-    from audio_lens.toy import CHECKPOINTS
 
     settings = DemoSettings()
     lens = AudioLens.from_pretrained(options.model)
@@ -120,6 +130,25 @@ def _probe(options: argparse.Namespace) -> int:
     found = probe_tasks(lens, data, settings=settings)
     print(report(found))
     print(f"Every score, and curves over layers: {write(found, options.out, settings, lens)}/")
+    return 0
+
+
+def _study(options: argparse.Namespace) -> int:
+    from audio_lens.lens.lens import AudioLens
+    from audio_lens.recipes.concept import concept
+    from audio_lens.recipes.study.planning import plan_for
+
+    wanted = concept(options.concept)
+    out = options.out or Path("runs") / wanted.name
+    lens = AudioLens.from_pretrained(options.model)
+    planned = plan_for(wanted, lens, out, budget=options.budget, quick=options.quick)
+    print(planned)
+    if options.plan:
+        return 0
+    study = wanted.study(lens, out, settings=planned.settings, progress=not options.quiet)
+    for sentence in study.findings():
+        print(f"- {sentence}")
+    print(f"Report: {study.report()}\nListening test: {study.listening_test()}")
     return 0
 
 

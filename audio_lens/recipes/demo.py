@@ -7,7 +7,7 @@ matter; where this one cannot tell, it says so.
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,11 @@ from audio_lens.analysis.poles import difference_in_means
 from audio_lens.analysis.statistics import Estimate, bootstrap, mean_over_prompts, slopes
 from audio_lens.audio.clip import Clip
 from audio_lens.audio.quality import Vitals, quality_guard, vitals
-from audio_lens.audio.tempo import pulse_bpm
 from audio_lens.audio.timbre import spectral_centroid
 from audio_lens.audio.words import neutral_prompts
+from audio_lens.lens.loading import CHECKPOINTS
 from audio_lens.recipes.concept import Concept, concept
 from audio_lens.steering.sweep import sweep
-from audio_lens.toy import CHECKPOINTS
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -38,6 +37,7 @@ class Choice:
     strategy: str = "one_to_one"
     source_layer: int | None = None
     branch: str = "both"
+    site: str = "resid_post"
     negative: float = -1.0
     positive: float = 1.0
     """The outermost coefficients."""
@@ -77,7 +77,6 @@ class DemoSettings:
     n_pairs: int = 34
     direction_seconds: float = 6.0
     direction_seed: int = 2000
-    site: str = "resid_post"
     guidance_scale: float = 3.0
 
 
@@ -156,7 +155,7 @@ class Outcome:
         return sum(not change < real for change in self.random_changes())
 
 
-_COLUMNS: dict[Callable[[Any, int], float], str] = {pulse_bpm: "bpm", spectral_centroid: "centroid"}
+_COLUMNS = {"pulse_bpm": "bpm", "spectral_centroid": "centroid"}
 """Where a row keeps what each measure heard."""
 
 
@@ -182,7 +181,7 @@ def _run_concept(
         lens,
         positive=concept.positive[::stride],
         negative=concept.negative[::stride],
-        site=settings.site,
+        site=choice.site,
         seconds=settings.direction_seconds,
         seed=settings.direction_seed,
         guidance_scale=settings.guidance_scale,
@@ -249,7 +248,7 @@ def _prompts(n: int) -> tuple[str, ...]:
 
 def _beside_twins(concept: Concept, heard: list[tuple[Row, Vitals]]) -> Iterator[Row]:
     """Rows beside their twin, the unsteered clip of the same prompt and seed: change and guard."""
-    column = _COLUMNS[concept.measure]
+    column = _COLUMNS[concept.heard]
     twins = {
         (row.prompt, row.seed): (getattr(row, column), life)
         for row, life in heard
@@ -270,7 +269,7 @@ def report(outcome: Outcome) -> str:
     n_pairs = outcome.direction.provenance["n_positive"]
     lines = [
         f"{concept.name}: difference in means of {n_pairs} matched prompt pairs, added at "
-        f"{outcome.direction.sites[0]} ({outcome.choice})",
+        f"{outcome.choice.site} ({outcome.choice})",
         f"{'coefficient':>12}  {'BPM [95 %]':<22}{'by beat':<9}{'centroid in Hz [95 %]':<26}"
         f"{f'change in {concept.change_unit} [95 %]':<32}{'no tempo':<10}guard",
     ]

@@ -137,7 +137,7 @@ def test_changes_are_never_folded():
     assert tempo.change(70.0, 100.0) == pytest.approx(-0.5146, abs=1e-4)
     assert timbre.change(880.0, 440.0) == 12.0
     assert np.isnan(tempo.change(float("nan"), 100.0))
-    with pytest.raises(ValueError, match="'tempo', 'timbre'"):
+    with pytest.raises(ValueError, match="there are tempo, timbre"):
         concept("mood")
 
 

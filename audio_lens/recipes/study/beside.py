@@ -1,0 +1,127 @@
+"""What steering stands beside: controls of its length, other ways to the same end, side effects."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from audio_lens.analysis.directions import Direction
+from audio_lens.analysis.significance import rank_among
+from audio_lens.analysis.statistics import Estimate, bootstrap, median_over_prompts
+from audio_lens.recipes.concept import Concept
+from audio_lens.recipes.study.choosing import Choice
+from audio_lens.recipes.study.doses import by_dose
+from audio_lens.recipes.study.hearing import HEARD, Hearing, in_change_units, unit_of
+from audio_lens.recipes.study.ledger import Row
+from audio_lens.recipes.study.settings import StudySettings
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Beside:
+    """How one sign stands among the controls of a kind."""
+
+    kind: str
+    sign: str
+    effects: tuple[float, ...]
+    """Median change of each control."""
+    rank: int
+    """Of the real direction by size; 1 is the largest."""
+    p: float
+    share_of_real: float
+    """The 95th percentile of the controls' sizes, over the real effect's of the same clips."""
+    nats: float
+    """Median distortion of the controls; they are as long as the direction, not as bending."""
+
+
+def control_rows(
+    hearing: Hearing, made: Sequence[Direction], kind: str, choice: Choice, settings: StudySettings
+) -> list[list[Row]]:
+    """Clips steered by every control of a kind at the chosen coefficients, draw by draw."""
+    seeds = range(settings.test_first_seed, settings.test_first_seed + settings.control_seeds)
+    return [
+        hearing.steered(
+            "controls", f"{kind} {n}", control, choice.way, prompts=hearing.concept.test,
+            seeds=seeds, coefficients=tuple(choice.coefficients.values()),
+        )
+        for n, control in enumerate(made)
+    ]  # fmt: skip
+
+
+def stand_beside(
+    real: Sequence[Row],
+    draws: Sequence[Sequence[Row]],
+    kind: str,
+    choice: Choice,
+    nats: Mapping[float, float],
+) -> list[Beside]:
+    """Rank and p of the real direction among its controls of a kind, by sign.
+
+    real: also of seeds that the controls did not have, which are left out.
+    nats: median distortion of the controls, by coefficient.
+    """
+    seeds = {row["seed"] for rows in draws for row in rows}
+    alike = [row for row in real if row["seed"] in seeds]
+    stood = []
+    for sign, dose in choice.coefficients.items():
+        effect = _median(alike, dose)
+        others = tuple(_median(rows, dose) for rows in draws)
+        rank, p = rank_among(effect, others)
+        # One that left nothing to be measured may have done anything.
+        sizes = np.where(np.isnan(others), np.inf, np.abs(others))
+        large = float(
+            np.percentile(sizes, 95, method="higher" if np.isinf(sizes).any() else "linear")
+        )
+        share = large / abs(effect) if effect else float("inf")
+        stood.append(Beside(kind, sign, others, rank, p, share, nats[dose]))
+    return stood
+
+
+def _median(rows: Sequence[Row], dose: float) -> float:
+    doses, changes = by_dose(rows, "change")
+    return float(median_over_prompts(changes[doses == dose][0]))
+
+
+def side_effects(rows: Sequence[Row], choice: Choice, concept: Concept) -> "DataFrame":
+    """The effect on every measure, in units of the twins' own spread, and the wanted one over it.
+
+    The first line of each sign is the wanted effect.
+    """
+    import pandas
+
+    twins = [row for row in rows if row["coefficient"] == 0]
+    reference = float(np.nanmedian([row["value"] for row in twins]))
+    spreads = {"change": _spread([concept.change(row["value"], reference) for row in twins])}
+    for name in HEARD:
+        if name != concept.heard:
+            spreads[f"change {name}"] = _spread([in_change_units(name, r[name]) for r in twins])
+    lines: list[dict[str, Any]] = []
+    for sign, dose in choice.coefficients.items():
+        wanted = float("nan")
+        for column, spread in spreads.items():
+            doses, changes = by_dose(rows, column)
+            estimate: Estimate = bootstrap(changes[doses == dose][0], draws=1000)
+            size = estimate.value / spread
+            wanted = size if column == "change" else wanted
+            lines.append(
+                {
+                    "sign": sign,
+                    "measure": column.removeprefix("change").strip() or concept.heard,
+                    "unit": concept.change_unit if column == "change" else unit_of(column),
+                    "change": estimate.value,
+                    "low": estimate.low,
+                    "high": estimate.high,
+                    "in spreads of twins": size,
+                    "wanted over this": abs(wanted / size) if size else float("inf"),
+                }
+            )
+    return pandas.DataFrame(lines)
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Standard deviation of those that are known; NaN where that is fewer than half."""
+    known = np.array(values)[np.isfinite(values)]
+    return float(known.std(ddof=1)) if len(known) > max(1, len(values) / 2) else float("nan")

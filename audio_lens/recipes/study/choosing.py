@@ -1,0 +1,147 @@
+"""The choice: way of steering and coefficients, where only dev prompts and dev seeds are heard."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from audio_lens.analysis.directions import Direction
+from audio_lens.errors import InputError
+from audio_lens.recipes.study.hearing import Hearing, Way, spread
+from audio_lens.recipes.study.ledger import Row
+from audio_lens.recipes.study.settings import StudySettings
+
+if TYPE_CHECKING:
+    from audio_lens.lens.lens import AudioLens
+
+SIGNS: Mapping[str, float] = {"+": 1.0, "-": -1.0}
+LEAST_PASSED = 0.9
+"""Share of clips that must still be music."""
+_LEAST_IN_SCAN = 0.75
+"""Of a handful of clips, where one that fails by chance is already more than a tenth."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was settled on, and how it did where it was chosen."""
+
+    way: Way
+    coefficients: Mapping[str, float]
+    """By sign."""
+    reached: Mapping[str, float]
+    """Share of the prompted shift on dev prompts, by sign."""
+    scan: tuple[Mapping[str, Any], ...] = ()
+    """Every way that was tried, best first."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As `choice.json` keeps it."""
+        return {
+            **asdict(self.way),
+            **dict(self.coefficients),
+            "dev": dict(self.reached),
+            "scan": list(self.scan),
+        }
+
+    @classmethod
+    def of_json(cls, kept: Mapping[str, Any]) -> "Choice":
+        """What `as_json` gave."""
+        way = Way(**{each.name: kept[each.name] for each in fields(Way)})
+        coefficients = {sign: kept[sign] for sign in SIGNS}
+        return cls(way, coefficients, kept["dev"], tuple(kept["scan"]))
+
+
+def ways(lens: "AudioLens", settings: StudySettings) -> list[Way]:
+    """Every candidate: strategies at their source layers, in each branch, at each site."""
+    n_layers = lens.cfg.n_layers
+    spread = np.linspace(0, n_layers - 1, min(n_layers, settings.scan_layers)).round()
+    return [
+        Way(strategy, layer, branch, site=site)
+        for site in settings.sites_of(lens)
+        for strategy in settings.strategies
+        for layer in ([None] if strategy == "all_to_all" else spread.astype(int).tolist())
+        for branch in settings.branches
+    ]
+
+
+def choose(
+    hearing: Hearing,
+    direction: Direction,
+    prompted: Mapping[str, float],
+    settings: StudySettings,
+) -> Choice:
+    """The way and strengths whose worse sign reaches furthest, on dev prompts.
+
+    prompted: the change from neutral clips to clips prompted at each pole, by sign.
+    """
+    dev = hearing.concept.dev
+    few = spread(dev, settings.scan_prompts)
+    for sign, side in SIGNS.items():
+        if not prompted[sign] * side > 0:
+            raise InputError(
+                f"{hearing.concept.name}: asked for in words, the poles move it by "
+                f"{prompted['-']:+.2f} and {prompted['+']:+.2f} {hearing.concept.change_unit}: "
+                f"sign {sign} is not audible in this model, so nothing can be chosen by it."
+            )
+    candidates = ways(hearing.lens, settings)
+
+    def best(
+        way: Way,
+        prompts: Sequence[str],
+        strengths: Sequence[float],
+        n: int,
+        least: float,
+    ) -> Any:
+        rows = hearing.steered(
+            "real", "real", direction, way, prompts=prompts, seeds=range(n),
+            coefficients=[sign * s for sign in SIGNS.values() for s in strengths],
+        )  # fmt: skip
+        found = {}
+        for name, sign in SIGNS.items():
+            reached = {
+                s: reach(_at(rows, sign * s), prompted[name], least_passed=least) for s in strengths
+            }
+            strength = max(reached, key=lambda s: (min(reached[s], 1.0), -s))
+            found[name] = (sign * strength, reached[strength])
+        return found
+
+    def worse(found: Mapping[str, tuple[float, float]]) -> float:
+        return min(reached for _, reached in found.values())
+
+    scanned = {
+        way: best(way, few, settings.scan_strengths, 1, _LEAST_IN_SCAN) for way in candidates
+    }
+    order = sorted(scanned, key=lambda way: worse(scanned[way]), reverse=True)
+    final = {
+        way: best(way, dev, settings.strengths, settings.dev_seeds, LEAST_PASSED)
+        for way in order[: settings.finalists]
+    }
+    chosen = max(final, key=lambda way: worse(final[way]))
+    return Choice(
+        chosen,
+        {sign: coefficient for sign, (coefficient, _) in final[chosen].items()},
+        {sign: reached for sign, (_, reached) in final[chosen].items()},
+        tuple({**asdict(way), "reached": worse(scanned[way])} for way in order),
+    )
+
+
+def _at(rows: Sequence[Row], coefficient: float) -> list[Row]:
+    return [row for row in rows if row["coefficient"] == coefficient]
+
+
+def share_passed(rows: Sequence[Mapping[str, Any]]) -> float:
+    """How many clips the guard lets through."""
+    return float(np.mean([not row["failed"] for row in rows]))
+
+
+def reach(rows: Sequence[Row], prompted: float, *, least_passed: float = LEAST_PASSED) -> float:
+    """Share of the prompted shift, towards the same side; -inf where clips are no longer music.
+
+    Clips without a value count as no change.
+    """
+    if share_passed(rows) < least_passed:
+        return float("-inf")
+    by_prompt: dict[str, list[float]] = {}
+    for row in rows:
+        by_prompt.setdefault(row["prompt"], []).append(np.nan_to_num(row["change"]))
+    return float(np.median([np.mean(changes) for changes in by_prompt.values()]) / prompted)

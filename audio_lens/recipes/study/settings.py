@@ -1,0 +1,177 @@
+"""How much a study hears, and what that costs."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from audio_lens.analysis._pooling import Pool
+from audio_lens.audio.quality import SHORTEST_SECONDS
+from audio_lens.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from audio_lens.lens.lens import AudioLens
+
+
+_LEAST = dict.fromkeys(
+    ("pole_seeds", "scan_layers", "scan_prompts", "finalists", "dev_seeds", "compare_seeds",
+     "test_seeds", "control_seeds", "random_draws", "distortion_clips", "patched_clips",
+     "rows_at_once"),
+    1,
+) | {"normal_clips": 7, "pairs": 6}  # fmt: skip
+"""Below these a stage could not run: the guard's pool wants 20 clips, flipped controls 6 pairs."""
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """Numbers of clips, seeds and coefficients; the defaults are those of a whole study."""
+
+    seconds: float = 8.0
+    """Of every clip; tempo needs 6 at least."""
+    guidance_scale: float = 3.0
+    rows_at_once: int = 32
+    sites: tuple[str, ...] | None = None
+    """Where directions are taken and tried; if None, the residual stream, and what the text enters
+    it by: `cross_attn_out`, or in a melody model `attn_out`. Layers are mapped at the first."""
+    pool: Pool = "mean_steps"
+    pairs: int = 100
+    """Matched prompts at each pole."""
+    direction_seconds: float = 6.0
+    direction_seed: int = 2000
+    normal_clips: int = 100
+    """Of each of the guard's three pools: neutral, and prompted at either pole."""
+    normal_seed: int = 500
+    pole_seeds: int = 2
+    strategies: tuple[str, ...] = ("one_to_one", "one_to_all", "all_to_all")
+    branches: tuple[str, ...] = ("both", "cond")
+    scan_layers: int = 12
+    """At most so many source layers are tried, spread over the model."""
+    scan_prompts: int = 8
+    scan_strengths: tuple[float, ...] = (0.5, 1.0)
+    """Tried for every way of steering, on dev prompts."""
+    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    """Tried for the best ways."""
+    finalists: int = 2
+    dev_seeds: int = 2
+    doses: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    """Multiples of the chosen coefficient of each sign: with 0, nine for two signs."""
+    test_seeds: int = 4
+    test_first_seed: int = 1000
+    random_draws: int = 20
+    """Of each kind of control."""
+    control_seeds: int = 1
+    compare_strengths: tuple[float, ...] = (0.5, 1.0, 2.0)
+    compare_seeds: int = 2
+    """Of the strategies compared at equal distortion, on dev prompts."""
+    distortion_clips: int = 16
+    patched_clips: int = 8
+    patched_seconds: float = 2.0
+    guidance_tried: tuple[float, ...] = (1.5, 6.0)
+    """Other guidance scales, without steering: a baseline."""
+    text_pairs: int = 8
+    text_steps: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """How far the text states go from one pole's to the other's: a baseline."""
+
+    rehearsal: bool = False
+    """Whether its numbers mean nothing."""
+    dropped: tuple[str, ...] = ()
+    """What a budget left out, in words."""
+
+    def sites_of(self, lens: "AudioLens") -> tuple[str, ...]:
+        """The sites on a model."""
+        if self.sites is not None:
+            return self.sites
+        cross = any(site.shorthand == "cross_attn_out" for site in lens.sites)
+        return ("resid_post", "cross_attn_out" if cross else "attn_out")
+
+    def __post_init__(self) -> None:
+        for what, given, known in (
+            ("strategy", self.strategies, ("one_to_one", "one_to_all", "all_to_all")),
+            ("branch", self.branches, ("both", "cond", "uncond")),
+        ):
+            for name in given:
+                if name not in known:
+                    raise InputError(f"no {what} {name!r} in a scan: {did_you_mean(name, known)}")
+        for name in ("scan_strengths", "strengths", "compare_strengths", "doses"):
+            numbers = getattr(self, name)
+            if not numbers or not all(isfinite(each) and each > 0 for each in numbers):
+                raise InputError(f"{name}={numbers}: give numbers above 0; each has both signs.")
+        if 1.0 not in self.doses:
+            raise InputError(f"doses={self.doses}: 1 must be among them, the chosen coefficient.")
+        if self.seconds < SHORTEST_SECONDS:
+            raise InputError(
+                f"seconds={self.seconds:g}: a clip shorter than {SHORTEST_SECONDS:g} s cannot be "
+                f"judged; tempo needs 6 s."
+            )
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)}: give {least} at least.")
+
+    @classmethod
+    def of_json(cls, kept: Mapping[str, Any]) -> "StudySettings":
+        """As a study's configuration holds them."""
+        given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in kept.items()}
+        return cls(**given)
+
+    def quick(self) -> "StudySettings":
+        """A rehearsal of every stage; its numbers mean nothing."""
+        return StudySettings(
+            seconds=6.0, rows_at_once=8, pairs=8, direction_seconds=2.0, normal_clips=8,
+            pole_seeds=1, scan_prompts=1, scan_strengths=(0.5,), strengths=(0.5,), finalists=1,
+            dev_seeds=1, doses=(0.5, 1.0), test_seeds=1, random_draws=2, distortion_clips=2,
+            patched_clips=2, patched_seconds=0.5, guidance_tried=(1.5,), text_pairs=1,
+            text_steps=(0.0, 1.0), rehearsal=True,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage makes."""
+
+    stage: str
+    clips: int
+    seconds: float
+    """Of each clip."""
+
+
+def costs(
+    settings: StudySettings,
+    *,
+    n_dev: int,
+    n_test: int,
+    n_pairs: int,
+    n_ways: int,
+    n_compared: int,
+    n_others: int = 0,
+) -> Iterator[Cost]:
+    """Clips of every stage, before anything is made."""
+    pairs = min(settings.pairs, n_pairs)
+    scanned = min(settings.scan_prompts, n_dev)
+    signs = 2
+
+    def clips(stage: str, n: int) -> Cost:
+        return Cost(stage, n, settings.seconds)
+
+    yield clips("normal", 3 * settings.normal_clips)
+    yield clips("poles", 2 * pairs * settings.pole_seeds)
+    yield Cost("directions", 2 * pairs, settings.direction_seconds)
+    yield clips("twins", n_dev * settings.dev_seeds + n_test * settings.test_seeds)
+    yield clips("scan", n_ways * scanned * signs * len(settings.scan_strengths))
+    yield clips(
+        "finalists",
+        settings.finalists * n_dev * settings.dev_seeds * signs * len(settings.strengths),
+    )
+    n_taken = len(("free", "same_codes", "first_step", "eos_text"))
+    yield clips("taking", pairs + n_taken * n_dev * settings.compare_seeds * signs)
+    yield clips("dose", n_test * settings.test_seeds * signs * len(settings.doses))
+    yield clips(
+        "compare",
+        n_compared * n_dev * settings.compare_seeds * signs * len(settings.compare_strengths),
+    )
+    n_controls = 3 * settings.random_draws + n_others
+    yield clips("controls", n_controls * n_test * settings.control_seeds * signs)
+    yield clips(
+        "baselines",
+        settings.text_pairs * len(settings.text_steps)
+        + n_test * settings.control_seeds * (signs + len(settings.guidance_tried)),
+    )

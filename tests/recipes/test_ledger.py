@@ -1,0 +1,64 @@
+"""The ledger: rows and codes come back, whatever a kill left behind."""
+
+import json
+
+import pytest
+import torch
+
+from audio_lens import InputError
+from audio_lens.recipes.study.ledger import Ledger
+
+SETTINGS = {"model": "toy", "concept": "tempo", "doses": [-1.0, 0.0, 1.0]}
+
+
+def codes(n, first=0):
+    return torch.arange(first, first + n * 8).view(n, 4, 2)
+
+
+def test_rows_and_codes_come_back_in_order(tmp_path) -> None:
+    ledger = Ledger(tmp_path / "deep" / "study", SETTINGS)
+    assert ledger.rows("dose") == []
+    ledger.append(
+        "dose", [{"bpm": 90.5, "prompt": "a"}, {"bpm": float("nan"), "prompt": "b"}], codes(2)
+    )
+    ledger.append("dose", [{"bpm": 100.0, "prompt": "c"}], codes(1, 100))
+    ledger.append("poles", [{"bpm": 1.0}], codes(1, 500))
+    again = Ledger(tmp_path / "deep" / "study", SETTINGS)
+    rows = again.rows("dose")
+    assert [row["prompt"] for row in rows] == ["a", "b", "c"]
+    assert again.frame("dose")["bpm"].isna().tolist() == [False, True, False]
+    assert torch.equal(again.codes([rows[2], rows[0]]), torch.cat([codes(1, 100), codes(2)[:1]]))
+    assert torch.equal(again.codes(again.rows("poles")), codes(1, 500))
+
+
+@pytest.mark.parametrize("left", ['[{"bpm": 1', '[{"bpm": 1}]', ""])
+def test_a_torn_line_is_dropped(tmp_path, left) -> None:
+    ledger = Ledger(tmp_path / "study", SETTINGS)
+    ledger.append("dose", [{"bpm": 90.0}], codes(1))
+    with (tmp_path / "study" / "rows" / "dose.jsonl").open("a") as file:
+        file.write(left)
+    (tmp_path / "study" / "codes" / "dose-00001.safetensors").write_bytes(b"no rows lead here")
+    again = Ledger(tmp_path / "study", SETTINGS)
+    assert [row["bpm"] for row in again.rows("dose")] == [90.0]
+    again.append("dose", [{"bpm": 91.0}], codes(1, 40))
+    rows = Ledger(tmp_path / "study", SETTINGS).rows("dose")
+    assert [row["bpm"] for row in rows] == [90.0, 91.0]
+    assert torch.equal(again.codes(rows), torch.cat([codes(1), codes(1, 40)]))
+
+
+def test_another_study_is_refused(tmp_path) -> None:
+    kept = Ledger(tmp_path / "study", SETTINGS)
+    assert not (tmp_path / "study").exists()
+    kept.append("dose", [{"bpm": 90.0}], codes(1))
+    with pytest.raises(InputError, match=r"its doses is .*asked for is"):
+        Ledger(tmp_path / "study", {**SETTINGS, "doses": [0.0]})
+    with pytest.raises(InputError, match="its seed is None"):
+        Ledger(tmp_path / "study", {**SETTINGS, "seed": 1})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="is no study"):
+        Ledger(tmp_path / "other", SETTINGS)
+    file = tmp_path / "study" / "configuration.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": "older"}))
+    with pytest.raises(InputError, match="no study of this version"):
+        Ledger(tmp_path / "study", SETTINGS)
