@@ -324,7 +324,7 @@ def test_another_model_or_measure_is_another_study(tmp_path) -> None:
 
 def test_a_rehearsal_does_not_pass_for_a_study(tmp_path) -> None:
     lens = random_musicgen(n_layers=1)
-    rehearsal = StudySettings().quick()
+    rehearsal = StudySettings.quick()
     timbre.study(lens, tmp_path / "out", settings=rehearsal).ledger.file("rows")
     with pytest.raises(InputError, match="holds a rehearsal"):
         plan_for(timbre, lens, tmp_path / "out")

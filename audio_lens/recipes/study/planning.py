@@ -109,7 +109,7 @@ def plan_for(
 ) -> Plan:
     """The plan of a new study, within a budget; of the one in `out`, if that was begun already."""
     kept = kept_settings(out)
-    settings = StudySettings().quick() if quick else StudySettings()
+    settings = StudySettings.quick() if quick else StudySettings()
     if kept is not None:
         settings = StudySettings.of_json(kept)
         if settings.rehearsal != quick:

@@ -113,14 +113,16 @@ class StudySettings:
         given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in kept.items()}
         return cls(**given)
 
-    def quick(self) -> "StudySettings":
+    @classmethod
+    def quick(cls) -> "StudySettings":
         """A rehearsal of every stage; its numbers mean nothing."""
-        return StudySettings(
+        return cls(
             seconds=6.0, rows_at_once=8, pairs=8, direction_seconds=2.0, normal_clips=8,
-            pole_seeds=1, scan_prompts=1, scan_strengths=(0.5,), strengths=(0.5,), finalists=1,
-            dev_seeds=1, doses=(0.5, 1.0), test_seeds=1, random_draws=2, distortion_clips=2,
-            patched_clips=2, patched_seconds=0.5, guidance_tried=(1.5,), text_pairs=1,
-            text_steps=(0.0, 1.0), rehearsal=True,
+            pole_seeds=1, strategies=("one_to_one",), branches=("both",), scan_layers=2,
+            scan_prompts=1, scan_strengths=(0.5,), strengths=(0.5,), finalists=1, dev_seeds=1,
+            compare_strengths=(0.5,), compare_seeds=1, doses=(1.0,), test_seeds=1, random_draws=1,
+            distortion_clips=2, patched_clips=2, patched_seconds=0.5, guidance_tried=(1.5,),
+            text_pairs=1, text_steps=(0.0, 1.0), rehearsal=True,
         )  # fmt: skip
 
 
