@@ -36,7 +36,7 @@ def controls(
         n: Draws of each random kind.
         kinds: `"isotropic"` (any direction of space), `"matched"` (drawn with the covariance of
             the activations, so as large where they are), `"flipped"` (the labels exchanged in
-            pairs at random: what the method makes of no concept).
+            half of the pairs, drawn at random: what the method makes of no concept).
         poles: The activations it was made from, for `matched` and `flipped`.
         others: Directions of other concepts, by name.
         seed: Of the draws.
@@ -118,11 +118,12 @@ def _flipped(
             f"flipped controls are differences in means, this direction is a {made_by}: compare "
             f"it with the other kinds."
         )
+    # As many flipped as not: what all pairs share cancels, and is not left over by chance only to
+    # be enlarged when the control is given the direction's length.
+    halves = torch.arange(n_pairs) % 2 * 2.0 - 1
     for _ in range(n):
         # One flip for all layers: a control is one experiment.
-        signs = torch.randint(2, (n_pairs,), generator=generator) * 2.0 - 1
-        while signs.abs().sum() == signs.sum().abs():  # all alike: the direction itself
-            signs = torch.randint(2, (n_pairs,), generator=generator) * 2.0 - 1
+        signs = halves[torch.randperm(n_pairs, generator=generator)]
         yield {key: torch.einsum("n,n...->...", signs, p) / n_pairs for key, p in pairs.items()}
 
 
