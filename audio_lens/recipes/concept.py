@@ -28,6 +28,9 @@ _COMPANIONS: Mapping[str, tuple[str, ...]] = {
     "pulse_bpm": ("beat_bpm", "density"),
     "beat_bpm": ("pulse_bpm", "density"),
     "spectral_centroid": ("harmonic_centroid",),
+    "harmonic_centroid": ("spectral_centroid",),
+    "rolloff": ("spectral_centroid", "harmonic_centroid"),
+    "high_band_ratio": ("spectral_centroid", "harmonic_centroid"),
 }
 
 _SPLIT = 0.4
@@ -158,8 +161,8 @@ class Concept:
             >>> from tempfile import TemporaryDirectory
             >>> from audio_lens.testing import random_musicgen
             >>> with TemporaryDirectory() as out:
-            ...     costs = tempo.study(random_musicgen(n_layers=2), out).plan()
-            >>> [cost.clips for cost in costs if cost.stage == "dose"]
+            ...     study = tempo.study(random_musicgen(n_layers=2), out)
+            >>> [cost.clips for cost in study.costs(study.settings) if cost.stage == "dose"]
             [768]
         """
         from audio_lens.recipes.study.study import Study

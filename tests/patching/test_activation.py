@@ -249,7 +249,7 @@ def test_metrics_that_read_sites_and_ones_own(mono, as_users_see_it) -> None:
         ),
         ({"method": "quick"}, InputError, 'method must be "auto"'),
         ({"sites": "mlp_out"}, InputError, "no argument 'sites': did you mean 'site'"),
-        ({"colour": 3}, InputError, "no argument 'colour': it takes clean, corrupted"),
+        ({"colour": 3}, InputError, "no argument 'colour': there are clean, corrupted"),
         ({"max_row": 4}, InputError, "no argument 'max_row': did you mean 'max_rows'"),
         ({"score_base": False}, InputError, "no argument 'score_base'"),
         ({"max_rows": 0}, InputError, "max_rows=0"),
