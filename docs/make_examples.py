@@ -57,7 +57,11 @@ def generated(toy: str) -> Iterator[tuple[Clip, str]]:
 
 def section(title: str, folder: str, clips: Iterator[tuple[Clip, str]]) -> list[str]:
     """A table of clips, and their sounds written beside the page."""
-    lines = [f"\n## {title}\n", "| | text | | tempo | centroid |", "|---|---|---|---|---|"]
+    lines = [
+        f"\n## {title}\n",
+        "| | text | label or kind | tempo heard | centroid |",
+        "|---|---|---|---|---|",
+    ]
     for n, (clip, known) in enumerate(clips):
         path = clip.save(SOUNDS / folder / f"{n}.ogg")
         bpm = pulse_bpm(clip.samples, clip.sample_rate)

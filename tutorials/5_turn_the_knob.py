@@ -9,7 +9,7 @@
 #
 # - steer a clip beside its unsteered twin, and say what a twin is for;
 # - choose layer, strategy and branch on some prompts and report on others;
-# - draw a dose-response curve with its interval, and find the range in which it is still music;
+# - draw a dose-response curve with its band, and see where it stops being music;
 # - compare two ways of steering fairly;
 # - turn a knob while the music plays, and turn two at once.
 #
@@ -29,6 +29,7 @@ from audio_lens import AudioLens, difference_in_means, schedules
 from audio_lens.analysis.dose_response import curve
 from audio_lens.audio import words
 from audio_lens.audio.quality import quality_guard, vitals
+from audio_lens.audio.tempo import pulse_bpm
 from audio_lens.audio.timbre import spectral_centroid
 from audio_lens.steering.distortion import at_distortion, distortion
 
@@ -38,13 +39,14 @@ torch.set_grad_enabled(False)
 # %% [markdown]
 # ## 1. A direction, and one turn of the knob
 #
-# Twenty-five pairs of prompts that differ in one word, *bright* against *dark*. The direction is the mean
+# Thirty-four pairs of prompts that differ in one word, such as *bright* against *dark* or *crisp* against
+# *muffled*. The direction is the mean
 # activation of the bright ones minus that of the dark ones, at every layer.
 
 # %%
 poles = words.pole_prompts("timbre")
 brighter = difference_in_means(
-    lens, positive=poles.positive[::4], negative=poles.negative[::4], seconds=3, progress=False
+    lens, positive=poles.positive[::3], negative=poles.negative[::3], seconds=3, progress=False
 )
 print(brighter)
 
@@ -106,7 +108,7 @@ print("chosen on dev prompts: layer", best)
 # %% [markdown]
 # ## 3. How far: dose and response
 #
-# The choice is made and frozen. From here on only *test* prompts are heard, with seeds that were not used for
+# The choice is made and frozen. This curve is heard on *test* prompts, with seeds that were not used for
 # choosing: a layer picked because it did best will do a little worse, and that is the honest number.
 
 # %%
@@ -147,7 +149,15 @@ display(rows[-1].clip)
 # model's predictions as much: *distortion*, in nats per code.
 
 # %%
-twins = [row.clip for row in rows[:3]]
+unsteered = lens.sweep(
+    list(dev),
+    direction=brighter,
+    coefficients=(0.0,),
+    seconds=3.0,
+    source_layer=best,
+    progress=False,
+)
+twins = [row.clip for row in unsteered]
 strengths = (0.0, 0.25, 0.5, 1.0)
 for strategy in ("one_to_one", "one_to_all"):
     options = {"strategy": strategy, "source_layer": best}
@@ -163,7 +173,7 @@ for strategy in ("one_to_one", "one_to_all"):
 #
 # ## 5. When: turn it while it plays
 #
-# A coefficient can be a schedule: here the knob is turned up over four seconds. Look at the spectrogram.
+# A coefficient can be multiplied by a schedule: here the knob is turned up over five seconds. Look at the spectrogram.
 
 # %%
 ramp = schedules.ramp(0.0, 5.0)
@@ -185,12 +195,28 @@ plt.show()
 # %%
 tempo = words.pole_prompts("tempo")
 faster = difference_in_means(
-    lens, positive=tempo.positive[::4], negative=tempo.negative[::4], seconds=4, progress=False
+    lens, positive=tempo.positive[::3], negative=tempo.negative[::3], seconds=4, progress=False
 )
 print("cosines by layer:", [round(c, 2) for c in faster.cosine(brighter).values()])
+for name, direction, layer in (("timbre", brighter, best), ("tempo", faster, 1)):
+    rows = lens.sweep(
+        list(test[:4]), direction=direction, coefficients=(0.0, 0.5), seeds=(1000,), seconds=6.0,
+        source_layer=layer, progress=False,
+    )  # fmt: skip
+    sounds = [(row.clip.samples, row.clip.sample_rate) for row in rows]
+    bpm, hertz = (
+        np.log2([hear(*sound) for sound in sounds]).reshape(2, -1)
+        for hear in (pulse_bpm, spectral_centroid)
+    )
+    print(
+        f"{name} up: tempo {np.nanmedian(bpm[1] - bpm[0]):+.2f} octaves, "
+        f"centroid {12 * np.nanmedian(hertz[1] - hertz[0]):+.1f} semitones"
+    )
+
+# %%
 with (
     lens.steer(brighter, source_layer=best, coefficient=1.0),
-    lens.steer(faster, source_layer=2, coefficient=1.0),
+    lens.steer(faster, source_layer=1, coefficient=0.5),
 ):
     (both,) = lens.generate(prompt, seconds=6, seed=3, progress=False)
 display(both)
@@ -211,8 +237,8 @@ print(both.interventions)
 #     print(branch, moved.round(1))
 # ```
 #
-# Under guidance of 3 what is added in `cond` alone counts about three times at the logits. Compare at equal
-# distortion.
+# Were the model linear and alike in both halves, what is added in `cond` alone would count three times at the
+# logits under a guidance of 3 ([steering](../docs/steering.md) has what was measured). Compare at equal distortion.
 # </details>
 
 # %%

@@ -43,13 +43,13 @@ LAYER, DOSE = 2, 1.0
 # %% [markdown]
 # ## 1. The claim
 #
-# Brightness again, at one layer and one dose that were chosen elsewhere. Keep the activations, not only the
-# direction: the controls are drawn from them.
+# Brightness again, at a layer and a dose that are simply set here; notebook 5 shows how to choose them on dev
+# prompts, and may choose others. Keep the activations, not only the direction: the controls are drawn from them.
 
 # %%
 pairs = words.pole_prompts("timbre")
 poles = gather_poles(
-    lens, positive=pairs.positive[::5], negative=pairs.negative[::5], seconds=3, progress=False
+    lens, positive=pairs.positive[::7], negative=pairs.negative[::7], seconds=3, progress=False
 )
 brighter = poles.difference_in_means()
 prompts = words.neutral_prompts("test")[::3]
@@ -98,8 +98,9 @@ for name, grid in {"honest": change["+"], "pretended": change["+"].reshape(-1, 1
 # ## 3. The test
 #
 # If steering did nothing, a prompt's change would be as likely to be up as down. So flip the signs prompt by
-# prompt in every possible way and see how often the mean is as far from zero. Two signs were tested, and each
-# is a chance to be fooled: Holm's correction pays for both.
+# prompt, at random ten thousand times, and see how often the mean is as far from zero. Eight prompts have 256
+# sets of signs, so p cannot be much below 2/256 = 0.008. Two signs were tested, and each is a chance to be
+# fooled: Holm's correction pays for both.
 
 # %%
 p = {sign: sign_flip(found) for sign, found in change.items()}
@@ -115,7 +116,7 @@ for sign, corrected in zip(p, holm(list(p.values())), strict=True):
 #
 # - `isotropic`: any direction of space. Easy to beat: most of space is empty.
 # - `matched`: drawn with the covariance of the activations, so it points where activations do vary.
-# - `flipped`: bright and dark exchanged at random within the pairs: what the method makes of no concept.
+# - `flipped`: bright and dark exchanged in half of the pairs, at random: what the method makes of no concept.
 
 # %%
 made = controls(brighter, n=6, poles=poles)
@@ -206,7 +207,8 @@ for name, measure in others.items():
 #
 # ## 8. Exercises
 #
-# **Exercise 1** (easy, 10 minutes). Steer by the right direction at the wrong place: layer 0 or the last one.
+# **Exercise 1** (easy, 10 minutes). Steer by the same direction at other layers: the first and the last. The toy's
+# model card chose the last one for timbre. Does that agree?
 #
 # <details><summary>Solution</summary>
 #
@@ -247,8 +249,8 @@ for name, measure in others.items():
 # your code
 
 # %% [markdown]
-# **Exercise 3** (harder, 20 minutes). Fool yourself on purpose: test five random directions on the same
-# clips, report only the best. How often is its uncorrected p below 0.05?
+# **Exercise 3** (harder, 20 minutes). Fool yourself on purpose: test five random directions on the same clips. Which
+# is the smallest uncorrected p, and what does Holm's correction make of it?
 #
 # <details><summary>Solution</summary>
 #

@@ -91,8 +91,9 @@ def _obedience(found: dict) -> list[str]:
     rows = {name: row for name, row in found.items() if not name.endswith("told apart")}
     n_clips = rows["tempo +"]["clips"]
     lines = [
-        f"Generated clips, {n_clips} a pole, of prompts in combinations of words that training",
-        "never saw (+ is fast or bright, - is slow or dark); median and quartiles:",
+        f"Generated clips: {n_clips} a pole, of prompts in combinations of words that training",
+        f"never saw, and {rows['neutral']['clips']} of neutral test prompts; median and quartiles.",
+        "The sign + stands for fast and bright, - for slow and dark.",
         "",
         "| prompts | pulse, BPM | no pulse | centroid, Hz | silent | level, LUFS |",
         "|---|---|---|---|---|---|",
@@ -139,6 +140,9 @@ def _steering(found: dict, settings: dict) -> list[str]:
                 f"{'met' if met else '**missed**'} |"
             )
     lines += [
+        "",
+        '"prompted" is the median of the pole above against the unsteered clips of these test',
+        'prompts and seeds; in "share reached" a clip without a value counts as no change.',
         "",
         "Bars: 60 % of the prompted shift or more with a lower bound of 40 %, nine clips in ten",
         f"still music, and {settings['n_random']} random directions of the same length (95th "
