@@ -12,7 +12,7 @@ import audio_lens
 ROOT = Path(audio_lens.__file__).parent
 FLOORS = [
     "__main__", "cli", "toy", "recipes", "steering", "patching", "testing", "analysis", "lens",
-    "audio", "provenance", "errors",
+    "audio", "provenance", "files", "errors",
 ]  # fmt: skip
 """From the top down. `plots` draws results: only recipes and a result's own `plot` call it."""
 

@@ -11,6 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from audio_lens.files import whole
+
 from ._models import ToyModel
 
 
@@ -32,13 +34,11 @@ class Unfinished:
             for place, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{n}.{place}.{name}": t for name, t in state.items()}
         tensors["generator"] = self.generator.get_state()
-        partial = self.path.with_suffix(".part")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: tensor.clone().contiguous() for name, tensor in tensors.items()}, partial,
-            metadata={"log": json.dumps(log)},
-        )  # fmt: skip
-        partial.replace(self.path)
+        with whole(self.path) as partial:
+            save_file(
+                {name: tensor.clone().contiguous() for name, tensor in tensors.items()}, partial,
+                metadata={"log": json.dumps(log)},
+            )  # fmt: skip
 
     def read(self, log: dict[str, Any]) -> dict[str, Any]:
         """Go on from the file if there is one: the log that it keeps, else the one given.

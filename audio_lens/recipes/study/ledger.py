@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from audio_lens.errors import InputError
+from audio_lens.files import whole
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -75,9 +76,8 @@ class Ledger:
 
         number = sum(1 for _ in self.folder.glob(f"codes/{stage}-*.safetensors"))
         name = f"{stage}-{number:05d}.safetensors"
-        partial = self.file("codes") / f"{name}.part"
-        save_file({"codes": codes.to(torch.int16).cpu().contiguous()}, partial)
-        partial.replace(partial.with_suffix(""))
+        with whole(self.file("codes") / name) as partial:
+            save_file({"codes": codes.to(torch.int16).cpu().contiguous()}, partial)
         kept = [{**row, "codes": name, "place": place} for place, row in enumerate(rows)]
         with self._file(stage).open("a") as file:
             file.write(json.dumps(kept) + "\n")
@@ -115,7 +115,6 @@ def _check_same(file: Path, known: Mapping[str, Any], wanted: Mapping[str, Any])
 
 
 def write_whole(file: Path, text: str) -> None:
-    """In one go, so that a kill leaves the old or the new."""
-    partial = file.with_name(f"{file.name}.part")
-    partial.write_text(text)
-    partial.replace(file)
+    """Text, in one go."""
+    with whole(file) as partial:
+        partial.write_text(text)

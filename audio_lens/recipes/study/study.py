@@ -18,6 +18,7 @@ from audio_lens.analysis.stability import Stability, stability
 from audio_lens.analysis.statistics import Estimate, bootstrap
 from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError
+from audio_lens.files import whole
 from audio_lens.lens.generation import decode_codes
 from audio_lens.provenance import (
     function_sha256,
@@ -450,9 +451,8 @@ def _save_poles(poles: Poles, file: Path) -> None:
         tensors |= {f"{name}.{s}.{i}": v.contiguous() for (s, i), v in side.values.items()}
         norms = {f"{site}.{layer}": norm for (site, layer), norm in side.typical_norms.items()}
         said |= {f"{name}.norms": json.dumps(norms), f"{name}.made": json.dumps(dict(side.made))}
-    partial = file.with_suffix(".part")
-    save_file(tensors, partial, metadata=said)
-    partial.replace(file)
+    with whole(file) as partial:
+        save_file(tensors, partial, metadata=said)
 
 
 def _by_number(name: str) -> tuple[str, int]:

@@ -1,7 +1,6 @@
 """The direction taken in other ways, and from fewer words: does it stay the same?"""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.poles import Poles, ways_of_taking
 from audio_lens.analysis.statistics import bootstrap
+from audio_lens.files import whole
 from audio_lens.recipes.study.choosing import Choice
 from audio_lens.recipes.study.doses import by_dose
 from audio_lens.recipes.study.hearing import Hearing
@@ -45,17 +45,11 @@ def other_ways(
             seed=settings.direction_seed, guidance_scale=settings.guidance_scale,
             rows_at_once=settings.rows_at_once, progress=progress,
         )  # fmt: skip
-        folder.mkdir(exist_ok=True)
         for name, direction in made.items():
-            kept[name] = _saved(direction, folder / f"{name}.safetensors")
+            with whole(folder / f"{name}.safetensors") as partial:
+                direction.save(partial)
+        kept |= made
     return {way: kept[way] for way in wanted}
-
-
-def _saved(direction: Direction, file: Path) -> Direction:
-    partial = file.with_name(f"part-{file.name}")
-    direction.save(partial)
-    partial.replace(file)
-    return direction
 
 
 def ways_beside(
