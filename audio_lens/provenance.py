@@ -8,7 +8,7 @@ from types import CodeType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def versions() -> dict[str, str]:
@@ -39,6 +39,14 @@ def function_sha256(function: Callable[..., Any]) -> str:
     inner = [each.co_code.hex() for each in code.co_consts if isinstance(each, CodeType)]
     said = [code.co_code.hex(), repr(constants), code.co_names, inner]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+_FIRST_NUMBERS = 64
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """A fingerprint of the beginning of every weight: quick, and other weights have another."""
+    return tensors_sha256(p.detach().flatten()[:_FIRST_NUMBERS] for p in model.parameters())
 
 
 def prompts_sha256(texts: Sequence[Sequence[str | None]]) -> str:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from audio_lens.analysis._keys import key_of, name_of, numbers_as_json, numbers_of
 from audio_lens.analysis.collect import Key
 from audio_lens.errors import InputError, SiteError, did_you_mean
 
@@ -221,12 +222,12 @@ class Direction:
 
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {_key(key): vector.contiguous() for key, vector in self.vectors.items()}
+        tensors = {name_of(key): vector.contiguous() for key, vector in self.vectors.items()}
         metadata = {
             "format": FORMAT,
-            "raw_norms": json.dumps({_key(k): v for k, v in self.raw_norms.items()}),
-            "typical_norms": json.dumps({_key(k): v for k, v in self.typical_norms.items()}),
-            "spreads": json.dumps({_key(k): v for k, v in self.spreads.items()}),
+            "raw_norms": numbers_as_json(self.raw_norms),
+            "typical_norms": numbers_as_json(self.typical_norms),
+            "spreads": numbers_as_json(self.spreads),
             "provenance": json.dumps(dict(self.provenance), default=dict),
         }
         save_file(tensors, path, metadata=metadata)
@@ -252,10 +253,10 @@ class Direction:
         if metadata.get("format") != FORMAT:
             raise InputError(f"{path} holds no direction of audio_lens ({FORMAT}).")
         return cls(
-            {_unkey(name): tensor for name, tensor in tensors.items()},
-            raw_norms=_norms(metadata["raw_norms"]),
-            typical_norms=_norms(metadata["typical_norms"]),
-            spreads=_norms(metadata.get("spreads", "{}")),
+            {key_of(name): tensor for name, tensor in tensors.items()},
+            raw_norms=numbers_of(metadata["raw_norms"]),
+            typical_norms=numbers_of(metadata["typical_norms"]),
+            spreads=numbers_of(metadata.get("spreads", "{}")),
             provenance=json.loads(metadata["provenance"]),
         )
 
@@ -350,16 +351,3 @@ def cosine_table(named: Mapping[str, Direction]) -> "DataFrame":
 
 
 _NOTHING = 1e-5
-
-
-def _key(key: Key) -> str:
-    return f"{key[0]}.{key[1]}"
-
-
-def _unkey(name: str) -> Key:
-    site, _, layer = name.rpartition(".")
-    return site, int(layer)
-
-
-def _norms(text: str) -> dict[Key, float]:
-    return {_unkey(name): value for name, value in json.loads(text).items()}

@@ -1,13 +1,16 @@
 """Where directions come from: activations at two poles, and the ways to make a vector of them."""
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from audio_lens.analysis._keys import key_of, name_of, numbers_as_json, numbers_of
 from audio_lens.analysis.collect import Activations, Key, collect
 from audio_lens.analysis.directions import Direction
 from audio_lens.errors import InputError, SiteError
@@ -15,6 +18,9 @@ from audio_lens.provenance import prompts_sha256, versions
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
+
+
+FORMAT = "audio_lens.poles.1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +82,49 @@ class Poles:
             along = flat.mean(0) @ axis
             vectors[key] = (axis * along.sign() * flat.mean(0).norm()).view(pairs.shape[1:])
         return self._direction(vectors, "principal_component")
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file, its metadata JSON."""
+        from safetensors.torch import save_file
+
+        tensors: dict[str, Tensor] = {}
+        keys = [name_of(key) for key in self.positive.values]  # in order, as files are not
+        said = {"format": FORMAT, "texts": json.dumps(self.texts), "keys": json.dumps(keys)}
+        for pole, side in (("positive", self.positive), ("negative", self.negative)):
+            tensors |= {
+                f"{pole}.{name_of(key)}": values.contiguous() for key, values in side.values.items()
+            }
+            said[f"{pole}.norms"] = numbers_as_json(side.typical_norms)
+            said[f"{pole}.made"] = json.dumps(dict(side.made))
+        save_file(tensors, path, metadata=said)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Poles":
+        """Read a file that `save` wrote.
+
+        Raises:
+            InputError: no such file, or no poles in it.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise InputError(f"no poles at {path}: there is no such file.")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                said = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise InputError(f"{path} is no safetensors file: {error}.") from error
+        if said.get("format") != FORMAT:
+            raise InputError(f"{path} has the format {said.get('format')!r}, not {FORMAT!r}.")
+        sides = []
+        for pole in ("positive", "negative"):
+            values = {key_of(name): tensors[f"{pole}.{name}"] for name in json.loads(said["keys"])}
+            norms = numbers_of(said[f"{pole}.norms"])
+            sides.append(Activations(values, norms, json.loads(said[f"{pole}.made"])))
+        texts = tuple(tuple(texts) for texts in json.loads(said["texts"]))
+        return cls(sides[0], sides[1], texts=(texts[0], texts[1]))
 
     def _direction(self, vectors: Mapping[Key, Tensor], method: str) -> Direction:
         """A direction that knows where it came from, and what lengths mean there."""

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from audio_lens.analysis._keys import name_of
 from audio_lens.analysis.collect import Gathering, Key
 from audio_lens.errors import InputError
 from audio_lens.lens.rows import Prompts
@@ -67,14 +68,10 @@ class Stored:
             raise InputError(f"{key} was not stored: there are {self.keys}.")
         for name in self.shards:
             with safe_open(str(self.folder / name), framework="pt") as file:
-                yield file.get_tensor(_name(key))
+                yield file.get_tensor(name_of(key))
 
     def __getitem__(self, key: Key) -> Float[Tensor, "row *site"]:
         return torch.cat(list(self.batches(key)))
-
-
-def _name(key: Key) -> str:
-    return f"{key[0]}.{key[1]}"
 
 
 def store(
@@ -118,7 +115,7 @@ def store(
     start = 0
     bar = tqdm(total=plan.n_rows, desc="storing", disable=not progress)
     for batch in plan.batches():
-        tensors = {_name(key): values.contiguous() for key, (values, _) in batch.items()}
+        tensors = {name_of(key): values.contiguous() for key, (values, _) in batch.items()}
         n_rows = len(next(iter(tensors.values())))
         if not shards and progress:
             size = sum(tensor.nbytes for tensor in tensors.values()) * plan.n_rows / n_rows

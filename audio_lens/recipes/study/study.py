@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from torch import Tensor
 
-from audio_lens.analysis.collect import Activations, Gathering
+from audio_lens.analysis.collect import Gathering
 from audio_lens.analysis.controls import KINDS, Kind, controls
 from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.poles import Poles, gather_poles
@@ -25,6 +24,7 @@ from audio_lens.provenance import (
     prompts_sha256,
     tensors_sha256,
     versions,
+    weights_sha256,
 )
 from audio_lens.recipes.concept import Concept
 from audio_lens.recipes.study.baselines import baselines, text_between_poles
@@ -146,7 +146,7 @@ class Study:
         concept = self.concept
         return {
             "model": self.lens.cfg.model_name,
-            "weights": _weights_sha256(self.lens),
+            "weights": weights_sha256(self.lens.hf_model),
             "concept": concept.name,
             "heard": concept.heard,
             "own_measure": concept.own_measure and function_sha256(concept.own_measure),
@@ -220,7 +220,7 @@ class Study:
         """Stage 2: activations at the poles, kept in the folder."""
         file = self.ledger.file("poles.safetensors")
         if file.is_file():
-            return _load_poles(file)
+            return Poles.load(file)
         settings = self.settings
         found = gather_poles(
             self.lens,
@@ -235,7 +235,8 @@ class Study:
             progress=self.progress,
         )
         found.difference_in_means().save(self.ledger.file("direction.safetensors"))
-        _save_poles(found, file)  # last, since what lies there is not made again
+        with whole(file) as partial:  # last, since what lies there is not made again
+            found.save(partial)
         return found
 
     @cached_property
@@ -431,53 +432,3 @@ class Study:
         for row in rows:
             by_prompt.setdefault(row["prompt"], []).append(row["value"])
         return np.array(list(by_prompt.values()))
-
-
-_FIRST_WEIGHTS = 64
-
-
-def _weights_sha256(lens: "AudioLens") -> str:
-    """A fingerprint of the beginning of every weight: quick, and other weights have another."""
-    weights = (p.detach().flatten()[:_FIRST_WEIGHTS] for p in lens.hf_model.parameters())
-    return tensors_sha256(weights)
-
-
-def _save_poles(poles: Poles, file: Path) -> None:
-    from safetensors.torch import save_file
-
-    tensors: dict[str, Tensor] = {}
-    said = {"texts": json.dumps(poles.texts)}
-    for name, side in (("positive", poles.positive), ("negative", poles.negative)):
-        tensors |= {f"{name}.{s}.{i}": v.contiguous() for (s, i), v in side.values.items()}
-        norms = {f"{site}.{layer}": norm for (site, layer), norm in side.typical_norms.items()}
-        said |= {f"{name}.norms": json.dumps(norms), f"{name}.made": json.dumps(dict(side.made))}
-    with whole(file) as partial:
-        save_file(tensors, partial, metadata=said)
-
-
-def _by_number(name: str) -> tuple[str, int]:
-    """Layer 2 before layer 10."""
-    site, _, layer = name.rpartition(".")
-    return site, int(layer)
-
-
-def _load_poles(file: Path) -> Poles:
-    from safetensors import safe_open
-
-    with safe_open(str(file), framework="pt") as opened:
-        said = opened.metadata() or {}
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    sides = []
-    for pole in ("positive", "negative"):
-        values = {}
-        for name, tensor in sorted(tensors.items(), key=lambda item: _by_number(item[0])):
-            if name.startswith(f"{pole}."):
-                site, _, layer = name.removeprefix(f"{pole}.").rpartition(".")
-                values[site, int(layer)] = tensor
-        norms = {}
-        for name, norm in json.loads(said[f"{pole}.norms"]).items():
-            site, _, layer = name.rpartition(".")
-            norms[site, int(layer)] = norm
-        sides.append(Activations(values, norms, json.loads(said[f"{pole}.made"])))
-    texts = tuple(tuple(pole) for pole in json.loads(said["texts"]))
-    return Poles(sides[0], sides[1], texts=(texts[0], texts[1]))
