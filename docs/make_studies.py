@@ -1,7 +1,7 @@
 """Write the pages of finished studies: `python docs/make_studies.py FOLDER ...`.
 
-Each folder is of `audio-lens study` on a shipped toy. Nothing is made here: sentences, tables and
-pictures come of the rows that the folder holds.
+Each folder is of `audio-lens study` on a shipped toy. Sentences, tables and
+pictures come of the rows that the folder holds; what a stage lacks is made.
 """
 
 import json

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from pandas import DataFrame
 
 from audio_lens import InputError
 from audio_lens.recipes.study.ledger import Ledger
@@ -26,7 +27,7 @@ def test_rows_and_codes_come_back_in_order(tmp_path) -> None:
     again = Ledger(tmp_path / "deep" / "study", SETTINGS)
     rows = again.rows("dose")
     assert [row["prompt"] for row in rows] == ["a", "b", "c"]
-    assert again.frame("dose")["bpm"].isna().tolist() == [False, True, False]
+    assert DataFrame(rows)["bpm"].isna().tolist() == [False, True, False]
     assert torch.equal(again.codes([rows[2], rows[0]]), torch.cat([codes(1, 100), codes(2)[:1]]))
     assert torch.equal(again.codes(again.rows("poles")), codes(1, 500))
 

@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from audio_lens.analysis.directions import Direction
-from audio_lens.analysis.statistics import Estimate, bootstrap
 from audio_lens.lens.intervention import Intervention
 from audio_lens.lens.operations import Operation, Strength
 from audio_lens.recipes.study.choosing import Choice
-from audio_lens.recipes.study.doses import by_dose
+from audio_lens.recipes.study.doses import cell, estimated
 from audio_lens.recipes.study.hearing import Cell, Hearing, Way
 from audio_lens.recipes.study.ledger import Row
 from audio_lens.recipes.study.settings import StudySettings
@@ -52,24 +50,22 @@ def baselines(
             "baselines", "wrong layer", direction, wrong, prompts=test, seeds=seeds,
             coefficients=tuple(choice.coefficients.values()),
         )  # fmt: skip
-        nats = hearing.nats(
-            direction, wrong, list(choice.coefficients.values()), settings.distortion_clips
-        )
+        doses = list(choice.coefficients.values())
+        nats = hearing.nats(direction, wrong, doses, settings.distortion_clips)
         for sign, dose in choice.coefficients.items():
-            at = [row for row in rows if row["coefficient"] == dose]
             name = f"layer {wrong.source_layer}, the worst in the scan"
-            lines.append({"baseline": name, "sign": sign, **_said(at), "nats": nats[dose]})
+            found = _said(rows, dose)
+            lines.append({"baseline": name, "sign": sign, **found, "nats": nats[dose]})
     for scale in settings.guidance_tried:
         rows = hearing.guided("baselines", test, seeds, scale)
         name = f"guidance {scale:g} in place of {settings.guidance_scale:g}"
-        lines.append({"baseline": name, "sign": "", **_said(rows)})
+        lines.append({"baseline": name, "sign": "", **_said(rows, 0.0)})
     return pandas.DataFrame(lines)
 
 
-def _said(rows: Sequence[Row]) -> dict[str, float]:
-    found: Estimate = bootstrap(by_dose(rows, "change")[1][0], draws=1000)
-    passed = float(np.mean([row["failed"] == "" for row in rows]))
-    return {"change": found.value, "low": found.low, "high": found.high, "passed": passed}
+def _said(rows: Sequence[Row], dose: float) -> dict[str, float]:
+    passed = float(cell(rows, dose, "passed").mean())
+    return {**estimated(cell(rows, dose, "change")), "passed": passed}
 
 
 def wrong_layer(choice: Choice) -> Way | None:

@@ -8,10 +8,10 @@ import numpy as np
 
 from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.significance import rank_among
-from audio_lens.analysis.statistics import Estimate, bootstrap, median_over_prompts
+from audio_lens.analysis.statistics import median_over_prompts
 from audio_lens.recipes.concept import Concept
 from audio_lens.recipes.study.choosing import Choice
-from audio_lens.recipes.study.doses import by_dose
+from audio_lens.recipes.study.doses import cell, estimated
 from audio_lens.recipes.study.hearing import HEARD, Hearing, in_change_units, unit_of
 from audio_lens.recipes.study.ledger import Row
 from audio_lens.recipes.study.settings import StudySettings
@@ -81,8 +81,7 @@ def stand_beside(
 
 
 def _median(rows: Sequence[Row], dose: float) -> float:
-    doses, changes = by_dose(rows, "change")
-    return float(median_over_prompts(changes[doses == dose][0]))
+    return float(median_over_prompts(cell(rows, dose, "change")))
 
 
 def side_effects(rows: Sequence[Row], choice: Choice, concept: Concept) -> "DataFrame":
@@ -102,18 +101,15 @@ def side_effects(rows: Sequence[Row], choice: Choice, concept: Concept) -> "Data
     for sign, dose in choice.coefficients.items():
         wanted = float("nan")
         for column, spread in spreads.items():
-            doses, changes = by_dose(rows, column)
-            estimate: Estimate = bootstrap(changes[doses == dose][0], draws=1000)
-            size = estimate.value / spread
+            found = estimated(cell(rows, dose, column))
+            size = found["change"] / spread
             wanted = size if column == "change" else wanted
             lines.append(
                 {
                     "sign": sign,
                     "measure": column.removeprefix("change").strip() or concept.heard,
                     "unit": concept.change_unit if column == "change" else unit_of(column),
-                    "change": estimate.value,
-                    "low": estimate.low,
-                    "high": estimate.high,
+                    **found,
                     "in spreads of twins": size,
                     "wanted over this": abs(wanted / size) if size else float("inf"),
                 }

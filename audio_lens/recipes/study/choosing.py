@@ -54,12 +54,12 @@ class Choice:
 def ways(lens: "AudioLens", settings: StudySettings) -> list[Way]:
     """Every candidate: strategies at their source layers, in each branch, at each site."""
     n_layers = lens.cfg.n_layers
-    spread = np.linspace(0, n_layers - 1, min(n_layers, settings.scan_layers)).round()
+    layers = spread(range(n_layers), settings.scan_layers)
     return [
         Way(strategy, layer, branch, site=site)
         for site in settings.sites_of(lens)
         for strategy in settings.strategies
-        for layer in ([None] if strategy == "all_to_all" else spread.astype(int).tolist())
+        for layer in ([None] if strategy == "all_to_all" else layers)
         for branch in settings.branches
     ]
 

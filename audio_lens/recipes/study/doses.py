@@ -37,6 +37,18 @@ def by_dose(
     return np.array(axes[0]), found
 
 
+def cell(rows: Sequence[Row], dose: float, what: str) -> Float[np.ndarray, "prompt seed"]:
+    """A quantity of the rows at one coefficient."""
+    doses, found = by_dose(rows, what)
+    return found[doses == dose][0]
+
+
+def estimated(values: Float[np.ndarray, "prompt seed"]) -> dict[str, float]:
+    """An exploratory effect with its interval, as columns of a table."""
+    found = bootstrap(values, draws=1000)
+    return {"change": found.value, "low": found.low, "high": found.high}
+
+
 @dataclass(frozen=True)
 class Side:
     """One sign, at the coefficient that was chosen on dev prompts."""
@@ -130,13 +142,10 @@ def by_group(
         some = [row for row in rows if row["prompt"] in prompts]
         if not some:
             continue
-        doses, changes = by_dose(some, "change")
         for sign, dose in choice.coefficients.items():
-            cell = changes[doses == dose][0]
-            found = bootstrap(cell, draws=1000)
-            counts = {"prompts": len(cell), "no value": float(np.isnan(cell).mean())}
-            ends = {"change": found.value, "low": found.low, "high": found.high}
-            lines.append({"prompts that": name, "sign": sign, **ends, **counts})
+            changes = cell(some, dose, "change")
+            counts = {"prompts": len(changes), "no value": float(np.isnan(changes).mean())}
+            lines.append({"prompts that": name, "sign": sign, **estimated(changes), **counts})
     return pandas.DataFrame(lines)
 
 
@@ -145,15 +154,15 @@ def _table(rows: Sequence[Row]) -> "DataFrame":
 
     lines: list[dict[str, Any]] = []
     for dose in sorted({row["coefficient"] for row in rows}):
-        cell = [row for row in rows if row["coefficient"] == dose]
-        failed = [rule for row in cell for rule in row["failed"].split(", ") if rule]
+        at = [row for row in rows if row["coefficient"] == dose]
+        failed = [rule for row in at for rule in row["failed"].split(", ") if rule]
         lines.append(
             {
                 "coefficient": dose,
-                "clips": len(cell),
-                "no value": float(np.mean(np.isnan([row["change"] for row in cell]))),
-                "suspect": float(np.mean([row["suspect"] for row in cell])),
-                "passed": float(np.mean([row["failed"] == "" for row in cell])),
+                "clips": len(at),
+                "no value": float(np.mean(np.isnan([row["change"] for row in at]))),
+                "suspect": float(np.mean([row["suspect"] for row in at])),
+                "passed": float(np.mean([row["failed"] == "" for row in at])),
                 **{rule: failed.count(rule) for rule in sorted(set(failed))},
             }
         )

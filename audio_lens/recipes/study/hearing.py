@@ -125,19 +125,26 @@ class Hearing:
 
     # -- clips ------------------------------------------------------------------------------------
 
-    def prompted(self, stage: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[Row]:
+    def prompted(
+        self,
+        stage: str,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        name: str = "none",
+        guidance_scale: float | None = None,
+    ) -> list[Row]:
         """Unsteered clips of prompts, every one with every seed."""
         cells = [Cell(prompt, seed) for prompt, seed in product(prompts, seeds)]
-        return self._complete(stage, "none", UNSTEERED, cells)
+        return self._complete(stage, name, UNSTEERED, cells, guidance_scale=guidance_scale)
 
     def guided(
         self, stage: str, prompts: Sequence[str], seeds: Sequence[int], guidance_scale: float
     ) -> list[Row]:
         """Unsteered clips under another guidance scale, each with its change from its twin."""
         twins = self.twins(prompts, seeds)
-        cells = [Cell(prompt, seed) for prompt, seed in product(prompts, seeds)]
         name = f"guidance {guidance_scale:g}"
-        rows = self._complete(stage, name, UNSTEERED, cells, guidance_scale=guidance_scale)
+        rows = self.prompted(stage, prompts, seeds, name=name, guidance_scale=guidance_scale)
         return [self._beside(row, twins[row["prompt"], row["seed"]]) for row in rows]
 
     def put(self, stage: str, name: str, cells: Sequence[Cell], put: Put) -> list[Row]:

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -12,9 +12,6 @@ from torch import Tensor
 
 from audio_lens.errors import InputError
 from audio_lens.files import whole
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 FORMAT = "audio_lens.study.1"
 CONFIGURATION = "configuration.json"
@@ -35,6 +32,7 @@ class Ledger:
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         self._configuration = json.loads(json.dumps({"format": FORMAT, **configuration}))
+        self._rows: dict[str, list[Row]] = {}
         file = self.folder / CONFIGURATION
         if file.is_file():
             _check_same(file, json.loads(file.read_text()), self._configuration)
@@ -53,20 +51,19 @@ class Ledger:
 
     def rows(self, stage: str) -> list[Row]:
         """All rows of a stage, in the order in which they were heard."""
+        if stage not in self._rows:
+            self._rows[stage] = self._read(stage)
+        return list(self._rows[stage])
+
+    def _read(self, stage: str) -> list[Row]:
         file = self._file(stage)
         if not file.is_file():
             return []
         text = file.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:  # a kill tore the last line
-            write_whole(file, whole)
-        return [row for line in whole.splitlines() for row in json.loads(line)]
-
-    def frame(self, stage: str) -> "DataFrame":
-        """All rows of a stage as a table."""
-        import pandas
-
-        return pandas.DataFrame(self.rows(stage))
+        lines = text[: text.rfind("\n") + 1]
+        if lines != text:  # a kill tore the last one
+            write_whole(file, lines)
+        return [row for line in lines.splitlines() for row in json.loads(line)]
 
     def append(
         self, stage: str, rows: Sequence[Mapping[str, Any]], codes: Int[Tensor, "row book frame"]
@@ -79,10 +76,12 @@ class Ledger:
         with whole(self.file("codes") / name) as partial:
             save_file({"codes": codes.to(torch.int16).cpu().contiguous()}, partial)
         kept = [{**row, "codes": name, "place": place} for place, row in enumerate(rows)]
+        known, line = self.rows(stage), json.dumps(kept)
         with self._file(stage).open("a") as file:
-            file.write(json.dumps(kept) + "\n")
+            file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
+        self._rows[stage] = known + json.loads(line)  # as they will be read again
 
     def codes(self, rows: Iterable[Mapping[str, Any]]) -> Int[Tensor, "row book frame"]:
         """The codes of rows' clips."""

@@ -77,7 +77,8 @@ def write_listening_test(study: "Study", *, trials: int = 8, seed: int | None = 
 def _pairs(study: "Study", n: int) -> Iterator[tuple[str, str, str, "Row", "Row"]]:
     """Kind, sign, prompt, the clip with less of the concept and the one with more."""
     twins = {(r["prompt"], r["seed"]): r for r in study.rows if r["coefficient"] == 0}
-    steered = {"steered": study.rows, "random": study.control_clips("isotropic")[0]}
+    (random,) = study.control_clips("isotropic", study.controls("isotropic")[:1])
+    steered = {"steered": study.rows, "random": random}
     for kind, rows in steered.items():
         for sign, dose in study.choice.coefficients.items():
             for row in _some([r for r in rows if r["coefficient"] == dose], n):

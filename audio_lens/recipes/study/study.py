@@ -328,20 +328,21 @@ class Study:
             poles=self.activations,
         )[kind]
 
-    def control_clips(self, kind: str) -> list[list[Row]]:
-        """Stage 6: test clips under the controls of a kind, draw by draw."""
+    def control_clips(self, kind: str, made: Sequence[Direction]) -> list[list[Row]]:
+        """Stage 6: test clips under controls of a kind, draw by draw."""
         self._learn_limits()
-        return control_rows(self.hearing, self.controls(kind), kind, self.choice, self.settings)
+        return control_rows(self.hearing, made, kind, self.choice, self.settings)
 
     def stand_beside(self, kind: str) -> list[Beside]:
         """The direction's rank among the controls of a kind, by sign."""
         doses = list(self.choice.coefficients.values())
+        made = self.controls(kind)
         bent = [
             self.hearing.nats(control, self.choice.way, doses, self.settings.distortion_clips)
-            for control in self.controls(kind)
+            for control in made
         ]
         nats = {dose: float(np.median([each[dose] for each in bent])) for dose in doses}
-        return stand_beside(self.rows, self.control_clips(kind), kind, self.choice, nats)
+        return stand_beside(self.rows, self.control_clips(kind, made), kind, self.choice, nats)
 
     @cached_property
     def beside(self) -> list[Beside]:

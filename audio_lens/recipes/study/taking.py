@@ -7,10 +7,9 @@ import numpy as np
 
 from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.poles import Poles, ways_of_taking
-from audio_lens.analysis.statistics import bootstrap
 from audio_lens.files import whole
 from audio_lens.recipes.study.choosing import Choice
-from audio_lens.recipes.study.doses import by_dose
+from audio_lens.recipes.study.doses import cell, estimated
 from audio_lens.recipes.study.hearing import Hearing
 from audio_lens.recipes.study.ledger import Ledger
 from audio_lens.recipes.study.settings import StudySettings
@@ -75,17 +74,13 @@ def ways_beside(
             stage, name, used, choice.way, prompts=dev, seeds=seeds, coefficients=doses
         )
         nats = hearing.nats(used, choice.way, doses, settings.distortion_clips)
-        at, changes = by_dose(rows, "change")
         for sign, dose in choice.coefficients.items():
-            found = bootstrap(changes[at == dose][0], draws=1000)
             lines.append(
                 {
                     "taken": name,
                     "cosine": _cosine(direction, real, choice),
                     "sign": sign,
-                    "change": found.value,
-                    "low": found.low,
-                    "high": found.high,
+                    **estimated(cell(rows, dose, "change")),
                     "nats": nats[dose],
                 }
             )
