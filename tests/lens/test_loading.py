@@ -236,8 +236,12 @@ def assert_works(lens: AudioLens, original: AudioLens) -> None:
     assert lens.check().ok
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="compares with the CPU, to the bit")
-@pytest.mark.parametrize("device_map", ["auto", "cpu"])
+ON_A_GPU = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="places the model on the GPU; the other is on the CPU"
+)
+
+
+@pytest.mark.parametrize("device_map", [pytest.param("auto", marks=ON_A_GPU), "cpu"])
 def test_device_maps(folder, original, device_map):
     lens = AudioLens.from_pretrained(folder, device_map=device_map)
     assert_works(lens, original)

@@ -92,7 +92,7 @@ def test_delay_is_transformers(lens):
 @pytest.mark.parametrize("kernel", ["eager", "flex_attention"])
 def test_other_kernels_are_served_too(kernel):
     if kernel == "flex_attention" and not shutil.which("g++"):
-        pytest.skip("flex attention is compiled, and there is no compiler")
+        pytest.skip("no g++, which flex attention is compiled by")
     sdpa = random_musicgen(n_layers=1, seed=4)
     model = random_musicgen(n_layers=1, seed=4).hf_model
     model.decoder.set_attn_implementation(kernel)
