@@ -116,8 +116,8 @@ class Limits:
     def from_pool(cls, pool: Sequence[Vitals], share: float = 0.01, **fixed: float) -> "Limits":
         """Limits that `share` of the pool is beyond: flatness, loop, and codes at both ends.
 
-        The share of the codes is divided by their number of codebooks, so that many codebooks do
-        not make many alarms. `fixed` sets `silent`, `clipped` or `level`.
+        Codebooks are judged together, so that many of them do not make many alarms. `fixed` sets
+        `silent`, `clipped` or `level`.
 
         Raises InputError for fewer than 20 clips, a share outside 0 to 0.5, or clips of which only
         some have log-probabilities.
@@ -132,13 +132,35 @@ class Limits:
         if len({len(clip.log_probability) for clip in pool}) > 1:
             raise InputError("only some clips of the pool have log-probabilities: give all or none")
         table = np.array([clip.log_probability for clip in pool])
-        ends = share / max(table.shape[1], 1)
         return cls(
             flatness=_upper([clip.flatness for clip in pool], share),
             loop=_upper([clip.loop for clip in pool], share),
-            log_probability=tuple((-_upper(-of, ends), _upper(of, ends)) for of in table.T),
+            log_probability=_bands(table, 2 * share),
             **fixed,
         )
+
+
+def _bands(
+    table: Float[np.ndarray, "clip codebook"], share: float
+) -> tuple[tuple[float, float], ...]:
+    """Lowest and highest by codebook, so that `share` of the clips is outside of any of them.
+
+    All ends lie equally far out, in units of the spread on their side. A quantile for each end
+    would be the very extremes of a pool of some hundred clips, and a new clip is beyond one of
+    eight extremes far more often than beyond one.
+    """
+    if not table.shape[1]:
+        return ()
+    middle = np.median(table, axis=0)
+    spread = np.abs(np.quantile(table, [0.1, 0.9], axis=0) - middle)
+    below, above = np.where(spread > 0, spread, spread[::-1])  # a side without any has the other's
+    off = table - middle
+    units = np.where(off > 0, above, below)
+    far = np.divide(np.abs(off), units, out=np.zeros_like(off), where=units > 0)
+    reach = _upper(far.max(axis=1), share)
+    return tuple(
+        zip((middle - reach * below).tolist(), (middle + reach * above).tolist(), strict=True)
+    )
 
 
 def _upper(values: Any, share: float) -> float:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import fft, ndimage, signal
+from scipy import fft, signal
 
 from audio_lens.audio.timbre import semitones, sounding
-from audio_lens.audio.waveform import as_mono, framed
+from audio_lens.audio.waveform import as_mono, framed, running_median
 
 _WINDOW_SECONDS = 0.128
 #: Spectra are read between bins too: 2 Hz apart.
@@ -73,7 +73,7 @@ def _pitched(
     around = 2 * round(_AROUND_HZ / bin_hertz / 2) + 1
     band = _band(bin_hertz)
     heard = spectra[:, : band.stop + around]
-    floor = ndimage.median_filter(heard, size=(1, around))[:, band]
+    floor = running_median(heard, around)[:, band]
     inside = spectra[:, band]
     rows, strongest = np.arange(len(inside)), inside.argmax(axis=1)
     return np.asarray(

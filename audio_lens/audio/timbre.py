@@ -13,9 +13,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import ndimage
 
-from audio_lens.audio.waveform import SILENCE_DBFS, as_mono, framed, magnitudes
+from audio_lens.audio.waveform import (
+    SILENCE_DBFS,
+    as_mono,
+    framed,
+    magnitudes,
+    running_median,
+)
 from audio_lens.errors import InputError
 
 _WINDOW_SECONDS = 0.064
@@ -165,9 +170,9 @@ def harmonic_centroid(audio: Any, sample_rate: int) -> float:
     """
     spectra, hertz, level = _spectra(as_mono(audio, sample_rate), sample_rate)
     hop = _WINDOW_SECONDS / 2
-    held = ndimage.median_filter(spectra, size=(2 * round(_HELD_SECONDS / hop / 2) + 1, 1))
+    held = running_median(spectra.T, 2 * round(_HELD_SECONDS / hop / 2) + 1).T
     across = 2 * round(_STROKE_HZ * _WINDOW_SECONDS / 2) + 1
-    strokes = ndimage.median_filter(spectra, size=(1, across))
+    strokes = running_median(spectra, across)
     held, strokes = held**_HARMONIC_POWER, strokes**_HARMONIC_POWER
     mask = held / np.maximum(held + strokes, np.finfo(float).tiny)
     return _median_centroid(_above_floor((spectra * mask)[sounding(level)]), hertz)

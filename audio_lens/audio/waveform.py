@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import fft, signal
+from scipy import fft, ndimage, signal
 
 from audio_lens.errors import InputError
 
@@ -98,3 +98,20 @@ def resampled(
 
     divisor = gcd(rate, wanted)
     return resample_poly(wave, wanted // divisor, rate // divisor, axis=-1)
+
+
+def running_median(
+    spectra: Float[np.ndarray, "frame bin"], size: int
+) -> Float[np.ndarray, "frame bin"]:
+    """The median of every `size` neighbouring bins (odd), mirrored at both ends.
+
+    As `scipy.ndimage.median_filter(spectra, size=(1, size))`, to the bit and in a fraction of the
+    time: scipy is fast in one dimension only, so the mirrored frames are laid end to end.
+
+    >>> running_median(np.array([[1.0, 9.0, 2.0, 3.0]]), 3)
+    array([[1., 2., 3., 3.]])
+    """
+    half = size // 2
+    mirrored = np.pad(spectra, ((0, 0), (half, half)), mode="symmetric")
+    medians = ndimage.median_filter(mirrored.reshape(-1), size=size).reshape(mirrored.shape)
+    return np.asarray(medians[:, half : half + spectra.shape[1]])

@@ -166,6 +166,18 @@ def test_four_codebooks_make_no_more_alarms_than_one():
     assert rate == pytest.approx([0.02, 0.02], abs=0.012)
 
 
+def test_a_small_pool_makes_hardly_more_alarms_than_a_large_one():
+    """A new clip is beyond the fourth largest of 160 with a chance of 4 in 161."""
+    rng = np.random.default_rng(2)
+    beyond = []
+    for _ in range(60):
+        draws = rng.gumbel(-4, 0.2, (260, 4))  # with one tail longer than the other
+        clips = [plain(log_probability=tuple(row)) for row in draws]
+        limits = Limits.from_pool(clips[:160])
+        beyond += [not quality_guard(c, c, limits).passed for c in clips[160:]]
+    assert np.mean(beyond) == pytest.approx(4 / 161, abs=0.008)
+
+
 def test_limits_come_from_the_pool():
     pool = [plain(flatness=i / 1000, loop=i / 200) for i in range(1, 101)]
     limits = Limits.from_pool(pool, level=6.0)
@@ -201,3 +213,11 @@ def test_log_probability_by_hand_and_by_shape():
 def test_logits_of_other_codes_are_refused(as_users_see_it):
     with pytest.raises(InputError, match="same clips"):
         code_log_probability(torch.zeros(1, 4, 9, 8), torch.zeros(1, 4, 8).long())
+
+
+def test_codes_that_are_all_alike_give_no_nonsense():
+    pool = [plain(log_probability=(-4.0, -3.0 - 0.01 * n)) for n in range(30)]
+    pool += [plain(log_probability=(-4.0, -3.1))]
+    (low, high), (_, end) = Limits.from_pool(pool).log_probability
+    assert low == high == -4.0
+    assert -3.0 <= end < -2.5

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from audio_lens.audio import waveform
 from audio_lens.audio.measures import MEASURES
@@ -65,3 +66,11 @@ def test_magnitudes_peak_at_the_tone():
     wave = np.sin(2 * np.pi * 1000 * np.arange(1600) / RATE)
     spectra, hertz = waveform.magnitudes(wave[None], RATE)
     assert hertz[spectra[0].argmax()] == 1000
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 4), (3, 60)])
+@pytest.mark.parametrize("size", [1, 3, 17])
+def test_the_running_median_is_scipys(shape, size):
+    spectra = np.random.default_rng(0).random(shape)
+    wanted = ndimage.median_filter(spectra, size=(1, size))
+    assert np.array_equal(waveform.running_median(spectra, size), wanted)
