@@ -12,13 +12,15 @@ from pathlib import Path
 from pandas import DataFrame
 
 from audio_lens import AudioLens
+from audio_lens.plots.study import scan_figure
 from audio_lens.recipes.concept import concept
+from audio_lens.recipes.study.beside import beside_table
 from audio_lens.recipes.study.findings import primary_tests
 from audio_lens.recipes.study.settings import StudySettings
 from audio_lens.recipes.study.study import Study
 
 OUT = Path(__file__).parent / "studies"
-FIGURES = ("dose", "layers", "strategies")
+FIGURES = ("dose", "scan", "layers", "strategies")
 
 
 def opened(folder: Path) -> Study:
@@ -26,7 +28,10 @@ def opened(folder: Path) -> Study:
     kept = json.loads((folder / "configuration.json").read_text())
     settings = StudySettings.of_json(kept["settings"])
     lens = AudioLens.from_pretrained(kept["model"])
-    return concept(kept["concept"]).study(lens, folder, settings=settings, progress=False)
+    others = [concept(name) for name in kept["others"]]
+    return concept(kept["concept"]).study(
+        lens, folder, settings=settings, others=others, progress=False
+    )
 
 
 def table(frame: DataFrame) -> str:
@@ -47,6 +52,10 @@ def page(study: Study, name: str) -> Iterator[str]:
     yield from (f"- {sentence}" for sentence in study.findings())
     yield f"\n![Change from the twin over the coefficient]({name}-dose.png)\n"
     yield table(study.dose_response.table.round(2))
+    yield f"\n## The choice, on dev prompts\n\nChosen: {study.choice.way}.\n"
+    yield f"![Share of the prompted shift by strategy and layer]({name}-scan.png)\n"
+    yield "\n## Controls of the same length\n"
+    yield table(beside_table(study.beside).round(3))
     yield "\n## Prompts that name drums, and others\n"
     yield table(study.groups.round(2))
     yield f"\n## Which layer\n\n![Three answers over layers]({name}-layers.png)\n"
@@ -66,7 +75,10 @@ def write(study: Study) -> None:
     """Write a study's page and pictures."""
     name = f"{study.lens.cfg.model_name}-{study.concept.name}"
     OUT.mkdir(exist_ok=True)
-    drawn = (study.plot(), study.layers.plot(), study.comparison.plot(study.concept.change_unit))
+    unit = study.concept.change_unit
+    drawn = (
+        study.plot(), scan_figure(study.choice), study.layers.plot(), study.comparison.plot(unit)
+    )  # fmt: skip
     for what, figure in zip(FIGURES, drawn, strict=True):
         figure.savefig(OUT / f"{name}-{what}.png", dpi=80)
     (OUT / f"{name}.md").write_text("\n".join(page(study, name)) + "\n")

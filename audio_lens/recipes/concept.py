@@ -221,6 +221,18 @@ CONCEPTS: Mapping[str, Concept] = {each.name: each for each in (tempo, timbre)}
 """The concepts that ship."""
 
 
+def shipped_beside(concept: Concept) -> list[Concept]:
+    """The shipped concepts beside a shipped one; none beside one's own.
+
+    Example:
+        >>> [other.name for other in shipped_beside(tempo)]
+        ['timbre']
+    """
+    if concept.name not in CONCEPTS:
+        return []
+    return [each for name, each in CONCEPTS.items() if name != concept.name]
+
+
 def concept(name: str) -> Concept:
     """The concept of that name: `"tempo"` or `"timbre"`.
 

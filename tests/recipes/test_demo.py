@@ -12,15 +12,17 @@ from audio_lens import AudioLens, Clip, Direction
 from audio_lens.analysis.statistics import Estimate
 from audio_lens.recipes.concept import concept
 from audio_lens.recipes.demo import (
-    Choice,
     DemoSettings,
     Outcome,
     Row,
     choices_of,
     report,
     run_demo,
+    strengths,
     write,
 )
+from audio_lens.recipes.study.choosing import SIGNS, Choice
+from audio_lens.recipes.study.hearing import Way
 
 SMALL = DemoSettings(
     seconds=2.0, n_prompts=2, seeds=(1, 2), n_random=2, n_pairs=2, direction_seconds=0.2
@@ -90,7 +92,7 @@ def planted(slope: float, noise: float, *, n_prompts: int = 8) -> Outcome:
                     rows.append(replace(rows[-1], direction="random 1", change=0.01))
     vectors = {("resid_post", 2): torch.ones(4)}
     direction = Direction(vectors, provenance={"n_positive": 34})
-    return Outcome(concept("tempo"), direction, tuple(rows), Choice(source_layer=2))
+    return Outcome(concept("tempo"), direction, tuple(rows), Choice(Way("one_to_one", 2), SIGNS))
 
 
 def test_a_planted_effect_is_found():
@@ -149,10 +151,9 @@ def test_what_was_chosen_lies_beside_the_model(toy, tmp_path):
     chosen = choices_of(toy)
     assert set(chosen) == {"tempo", "timbre"}
     for choice in chosen.values():
-        assert choice.negative < 0 < choice.positive
-        assert choice.strengths == (
-            choice.negative, choice.negative / 2, 0.0, choice.positive / 2, choice.positive
-        )  # fmt: skip
+        low, high = choice.coefficients["-"], choice.coefficients["+"]
+        assert low < 0 < high
+        assert strengths(choice) == (low, low / 2, 0.0, high / 2, high)
 
 
 def test_clips_that_are_no_music_fail_the_guard_and_are_counted():

@@ -1,6 +1,8 @@
 """The ledger: rows and codes come back, whatever a kill left behind."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -63,3 +65,48 @@ def test_another_study_is_refused(tmp_path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": "older"}))
     with pytest.raises(InputError, match="no study of this version"):
         Ledger(tmp_path / "study", SETTINGS)
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path) -> None:
+    script = (
+        "import sys, torch\n"
+        "from audio_lens.recipes.study.ledger import Ledger\n"
+        "ledger = Ledger(sys.argv[1], {})\n"
+        "ledger.append('dose', [{'prompt': 'a'}], torch.zeros(1, 4, 2).long())\n"
+        "print('kept', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout.readline() == "kept\n"
+    ours = Ledger(tmp_path, {})
+    with pytest.raises(InputError, match="another process goes on with this study"):
+        ours.append("dose", [{"prompt": "b"}], codes(1))
+    other.communicate("")
+    ours.append("dose", [{"prompt": "b"}], codes(1))
+    Ledger(tmp_path, {}).append("dose", [{"prompt": "c"}], codes(1))  # the same process may
+    assert [row["prompt"] for row in Ledger(tmp_path, {}).rows("dose")] == ["a", "b", "c"]
+
+
+def test_two_ledgers_of_a_folder_see_what_the_other_keeps(tmp_path) -> None:
+    one, other = Ledger(tmp_path, {}), Ledger(tmp_path, {})
+    one.append("dose", [{"prompt": "a"}], codes(1))
+    assert len(other.rows("dose")) == 1
+    one.append("dose", [{"prompt": "b"}], codes(1))
+    other.append("dose", [{"prompt": "c"}], codes(1))
+    assert [row["prompt"] for row in one.rows("dose")] == ["a", "b", "c"]
+    assert one.rows("dose") == other.rows("dose") == Ledger(tmp_path, {}).rows("dose")
+
+
+def test_a_reader_leaves_alone_what_is_being_written(tmp_path) -> None:
+    Ledger(tmp_path, {}).append("dose", [{"prompt": "a"}], codes(1))
+    file = tmp_path / "rows" / "dose.jsonl"
+    half = file.read_text() + '[{"prompt": "b"'
+    file.write_text(half)
+    ledger = Ledger(tmp_path, {})
+    assert [row["prompt"] for row in ledger.rows("dose")] == ["a"]
+    assert file.read_text() == half
+    ledger.append("dose", [{"prompt": "c"}], codes(1))
+    assert [row["prompt"] for row in Ledger(tmp_path, {}).rows("dose")] == ["a", "c"]

@@ -70,6 +70,7 @@ def stand_beside(
         effect = _median(alike, dose)
         others = tuple(_median(rows, dose) for rows in draws)
         rank, p = rank_among(effect, others)
+        p = p if len(others) > 1 else float("nan")  # one draw says nothing of chance
         # One that left nothing to be measured may have done anything.
         sizes = np.where(np.isnan(others), np.inf, np.abs(others))
         large = float(
@@ -78,6 +79,26 @@ def stand_beside(
         share = large / abs(effect) if effect else float("inf")
         stood.append(Beside(kind, sign, others, rank, p, share, nats[dose]))
     return stood
+
+
+def beside_table(stood: Sequence[Beside]) -> "DataFrame":
+    """How the direction stands among its controls, one row per kind and sign."""
+    import pandas
+
+    return pandas.DataFrame(
+        [
+            {
+                "controls": each.kind,
+                "sign": each.sign,
+                "draws": len(each.effects),
+                "rank": each.rank,
+                "p": each.p,
+                "95th percentile over the effect": each.share_of_real,
+                "nats": each.nats,
+            }
+            for each in stood
+        ]
+    )
 
 
 def _median(rows: Sequence[Row], dose: float) -> float:

@@ -1,11 +1,12 @@
 """The choice: way of steering and coefficients, where only dev prompts and dev seeds are heard."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from audio_lens.analysis._pooling import Pool
 from audio_lens.analysis.directions import Direction
 from audio_lens.errors import InputError
 from audio_lens.recipes.study.hearing import Hearing, Way, spread
@@ -29,10 +30,12 @@ class Choice:
     way: Way
     coefficients: Mapping[str, float]
     """By sign."""
-    reached: Mapping[str, float]
+    reached: Mapping[str, float] = field(default_factory=dict)
     """Share of the prompted shift on dev prompts, by sign."""
     scan: tuple[Mapping[str, Any], ...] = ()
     """Every way that was tried, best first."""
+    pool: Pool = "mean_steps"
+    """How the direction was taken, which the coefficients go with."""
 
     def as_json(self) -> dict[str, Any]:
         """As `choice.json` keeps it."""
@@ -41,6 +44,7 @@ class Choice:
             **dict(self.coefficients),
             "dev": dict(self.reached),
             "scan": list(self.scan),
+            "pool": self.pool,
         }
 
     @classmethod
@@ -48,7 +52,8 @@ class Choice:
         """What `as_json` gave."""
         way = Way(**{each.name: kept[each.name] for each in fields(Way)})
         coefficients = {sign: kept[sign] for sign in SIGNS}
-        return cls(way, coefficients, kept["dev"], tuple(kept["scan"]))
+        scan, pool = tuple(kept.get("scan", ())), kept.get("pool", "mean_steps")
+        return cls(way, coefficients, kept["dev"], scan, pool)
 
 
 def ways(lens: "AudioLens", settings: StudySettings) -> list[Way]:
@@ -122,6 +127,7 @@ def choose(
         {sign: coefficient for sign, (coefficient, _) in final[chosen].items()},
         {sign: reached for sign, (_, reached) in final[chosen].items()},
         tuple({**asdict(way), "reached": worse(scanned[way])} for way in order),
+        settings.pool,
     )
 
 

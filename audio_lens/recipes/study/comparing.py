@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from audio_lens.analysis.directions import Direction
-from audio_lens.analysis.dose_response import usable_range
 from audio_lens.analysis.statistics import median_over_prompts
 from audio_lens.recipes.study.choosing import SIGNS, Choice
 from audio_lens.recipes.study.doses import by_dose
@@ -18,6 +19,10 @@ from audio_lens.steering.distortion import at_distortion
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
+
+
+_MAY_BREAK = 0.1
+"""Share of clips that steering may break beyond those that fail the guard unsteered."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +104,26 @@ def compare(
         tried, changes = by_dose(rows, "change")
         passed = by_dose(rows, "passed")[1] == 1
         for name, sign in SIGNS.items():
-            edge = usable_range(tried, passed, np.isnan(changes), sign=sign).last_pass
-            used = sorted((d for d in tried.tolist() if 0 <= d * sign <= edge * sign), key=abs)
+            used = still_music(tried, passed, sign)
             nats = hearing.nats(direction, way, used, settings.distortion_clips)
             effects = [_median(changes[tried == dose][0]) for dose in used]
             ways.append(Compared(way, name, tuple(used), tuple(nats.values()), tuple(effects)))
     by_sign = {sign: target[dose] for sign, dose in choice.coefficients.items()}
     return Comparison(tuple(ways), by_sign)
+
+
+def still_music(
+    tried: Float[np.ndarray, " coefficient"],
+    passed: Bool[np.ndarray, "coefficient prompt seed"],
+    sign: float,
+) -> list[float]:
+    """Coefficients from 0 outwards, as long as hardly more clips are broken than of the twins.
+
+    A usable range, with its bound on the share that passes, wants more clips than are compared.
+    """
+    share = dict(zip(tried.tolist(), passed.mean((1, 2)).tolist(), strict=True))
+    outwards = sorted((dose for dose in share if dose * sign >= 0), key=abs)
+    return list(takewhile(lambda dose: share[dose] >= share[0.0] - _MAY_BREAK, outwards))
 
 
 def _median(changes: np.ndarray) -> float:

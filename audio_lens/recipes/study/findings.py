@@ -1,6 +1,7 @@
 """What a study's numbers allow one to say, in sentences that are made of the numbers."""
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from audio_lens.analysis.significance import holm
@@ -102,6 +103,16 @@ def _beside(study: "Study", sign: str, said: str, p: float) -> Iterator[str]:
         if shown:
             holds = stood.share_of_real <= _MOST_RANDOM
             verdict = f", so the effect {'holds' if holds else 'does not hold'}"
+        if stood.kind in study.other_concepts:
+            if not isfinite(stood.effects[0]):
+                yield f"{said}: under the direction of {stood.kind} nothing could be measured."
+                continue
+            yield (
+                f"{said}: the direction of {stood.kind}, as long and put there in its place, moves "
+                f"it by {stood.effects[0]:+.2f} {study.concept.change_unit}: "
+                f"{stood.share_of_real:.0%} of the effect{verdict}."
+            )
+            continue
         yield (
             f"{said}: beside {len(stood.effects)} {stood.kind} controls of the same length its "
             f"rank is {stood.rank} (p = {stood.p:.3f}); their 95th percentile is "
@@ -174,9 +185,14 @@ def methods(study: "Study") -> str:
         f"one per sign at the chosen coefficient, flip signs by prompt and are corrected by Holm "
         f"over both; all else is exploratory. Controls are {settings.random_draws} directions each "
         f"that are isotropic, drawn with the covariance of the activations, or made with labels "
-        f"flipped within pairs, rescaled to the direction's length at every layer, on the first "
-        f"{settings.control_seeds} of the seeds.{dropped}"
+        f"flipped within pairs{_other_concepts(study)}, rescaled to the direction's length at "
+        f"every layer, on the first {settings.control_seeds} of the seeds.{dropped}"
     )
+
+
+def _other_concepts(study: "Study") -> str:
+    names = ", ".join(study.other_concepts)
+    return f", and the direction of {names}" if names else ""
 
 
 def _made_by(study: "Study") -> str:

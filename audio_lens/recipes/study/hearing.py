@@ -15,6 +15,7 @@ from audio_lens.audio.measures import evaluate
 from audio_lens.audio.quality import Limits, Vitals, code_log_probability, quality_guard, vitals
 from audio_lens.audio.tempo import is_suspect
 from audio_lens.lens.intervention import Intervention
+from audio_lens.provenance import tensors_sha256
 from audio_lens.recipes.concept import Concept
 from audio_lens.recipes.study.ledger import Ledger, Row
 from audio_lens.steering.distortion import distortion_of_codes
@@ -192,13 +193,31 @@ class Hearing:
         self, direction: Direction, way: Way, coefficients: Sequence[float], n_clips: int
     ) -> dict[float, float]:
         """Distortion at each coefficient, in nats per code, on unsteered clips of dev prompts."""
-        twins = spread(list(self.twins(self.concept.dev, (0,)).values()), n_clips)
-        found = distortion_of_codes(
-            self.lens, [row["prompt"] for row in twins], self.ledger.codes(twins),
-            direction=direction.at(way.site), coefficients=coefficients,
-            guidance_scale=self._guidance_scale, rows_at_once=self._rows_at_once, **way.options(),
-        ).mean(1)  # fmt: skip
-        return dict(zip(coefficients, found.tolist(), strict=True))
+        vectors = direction.at(way.site)
+        said = {
+            "vectors": tensors_sha256(vectors.vectors.values()),
+            **asdict(way),
+            "clips": n_clips,
+            "guidance_scale": self._guidance_scale,
+        }
+        known = {
+            row["coefficient"]: row["nats"]
+            for row in self.ledger.rows("distortion")
+            if all(row[name] == value for name, value in said.items())
+        }
+        missing = [dose for dose in coefficients if dose not in known]
+        if missing:
+            twins = spread(list(self.twins(self.concept.dev, (0,)).values()), n_clips)
+            found = distortion_of_codes(
+                self.lens, [row["prompt"] for row in twins], self.ledger.codes(twins),
+                direction=vectors, coefficients=missing, guidance_scale=self._guidance_scale,
+                rows_at_once=self._rows_at_once, **way.options(),
+            ).mean(1)  # fmt: skip
+            known |= dict(zip(missing, found.tolist(), strict=True))
+            self.ledger.note(
+                "distortion", [{**said, "coefficient": d, "nats": known[d]} for d in missing]
+            )
+        return {dose: known[dose] for dose in coefficients}
 
     def _complete(
         self,
@@ -215,6 +234,10 @@ class Hearing:
         said = {"stage": stage, "direction": name, **asdict(way), "guidance_scale": guidance}
         known = self._known(said)
         missing = [cell for cell in cells if cell.key not in known]
+        if missing:
+            self.ledger.hold()  # nobody else makes them meanwhile
+            known = self._known(said)
+            missing = [cell for cell in cells if cell.key not in known]
         starts = range(0, len(missing), self._rows_at_once)
         for start in tqdm(
             starts, desc=f"{stage}: {name}", disable=not self._progress or not missing

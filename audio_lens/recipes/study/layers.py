@@ -36,7 +36,7 @@ class LayerInfluence:
     """Share of the prompted shift when the layer alone is steered, on dev prompts."""
     readable: Mapping[int, float]
     """Score of a probe for the pole, on matched prompts that it was not fitted to; chance is 0.5.
-    None where there are too few prompts for three splits."""
+    Empty where there are too few prompts for three splits."""
     recovery: Mapping[int, float]
     """How much of what the pole's word is worth comes back when the layer is patched."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from jaxtyping import Int
 from torch import Tensor
 
@@ -23,7 +24,7 @@ class Ledger:
 
     Rows are appended in batches, each with its clips' codes. The codes are written first and a
     batch's rows in one go, so what a kill leaves behind is whole batches and, at most, a torn line
-    or codes without rows: both are dropped.
+    or codes without rows: both are dropped. One process at a time makes what is missing.
 
     Raises:
         InputError: the folder holds something else, or a study of another configuration.
@@ -31,8 +32,10 @@ class Ledger:
 
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
+        self._held: FileLock | None = None
         self._configuration = json.loads(json.dumps({"format": FORMAT, **configuration}))
-        self._rows: dict[str, list[Row]] = {}
+        self._rows: dict[str, tuple[int, list[Row]]] = {}
+        """By stage, with the length of the file that they were read from."""
         file = self.folder / CONFIGURATION
         if file.is_file():
             _check_same(file, json.loads(file.read_text()), self._configuration)
@@ -51,37 +54,64 @@ class Ledger:
 
     def rows(self, stage: str) -> list[Row]:
         """All rows of a stage, in the order in which they were heard."""
-        if stage not in self._rows:
-            self._rows[stage] = self._read(stage)
-        return list(self._rows[stage])
-
-    def _read(self, stage: str) -> list[Row]:
         file = self._file(stage)
-        if not file.is_file():
-            return []
-        text = file.read_text()
-        lines = text[: text.rfind("\n") + 1]
-        if lines != text:  # a kill tore the last one
-            write_whole(file, lines)
-        return [row for line in lines.splitlines() for row in json.loads(line)]
+        size = file.stat().st_size if file.is_file() else 0
+        known, rows = self._rows.get(stage, (0, []))
+        if size != known:
+            rows = [row for line in _whole_lines(file).splitlines() for row in json.loads(line)]
+            self._rows[stage] = size, rows
+        return list(rows)
 
     def append(
         self, stage: str, rows: Sequence[Mapping[str, Any]], codes: Int[Tensor, "row book frame"]
     ) -> None:
-        """Keep a batch of rows with the codes of their clips."""
+        """Keep a batch of rows with the codes of their clips.
+
+        Raises:
+            InputError: another process writes to the folder.
+        """
         from safetensors.torch import save_file
 
+        self.hold()
         number = sum(1 for _ in self.folder.glob(f"codes/{stage}-*.safetensors"))
         name = f"{stage}-{number:05d}.safetensors"
         with whole(self.file("codes") / name) as partial:
             save_file({"codes": codes.to(torch.int16).cpu().contiguous()}, partial)
-        kept = [{**row, "codes": name, "place": place} for place, row in enumerate(rows)]
-        known, line = self.rows(stage), json.dumps(kept)
-        with self._file(stage).open("a") as file:
+        self._note(stage, [{**row, "codes": name, "place": n} for n, row in enumerate(rows)])
+
+    def note(self, stage: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep rows of what was computed from clips and has none of its own; as `append`."""
+        self.hold()
+        self._note(stage, rows)
+
+    def _note(self, stage: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        path = self._file(stage)
+        if path.is_file() and (lines := _whole_lines(path)) != path.read_text():
+            write_whole(path, lines)
+        known, line = self.rows(stage), json.dumps(list(rows))
+        with path.open("a") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self._rows[stage] = known + json.loads(line)  # as they will be read again
+        self._rows[stage] = path.stat().st_size, known + json.loads(line)
+
+    def hold(self) -> None:
+        """Keep other processes from writing to the folder, until this one ends.
+
+        Raises:
+            InputError: another process holds it.
+        """
+        if self._held is not None:
+            return
+        lock = FileLock(self.file(".lock"), is_singleton=True, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(
+                f"{self.folder}: another process goes on with this study. Wait until it has ended, "
+                f"or give another folder."
+            ) from error
+        self._held = lock
 
     def codes(self, rows: Iterable[Mapping[str, Any]]) -> Int[Tensor, "row book frame"]:
         """The codes of rows' clips."""
@@ -94,6 +124,12 @@ class Ledger:
 
     def _file(self, stage: str) -> Path:
         return self.folder / "rows" / f"{stage}.jsonl"
+
+
+def _whole_lines(file: Path) -> str:
+    """Without a last one that a kill tore, or that is being written."""
+    text = file.read_text()
+    return text[: text.rfind("\n") + 1]
 
 
 def kept_settings(folder: str | Path) -> dict[str, Any] | None:

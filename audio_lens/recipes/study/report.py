@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audio_lens.plots.study import scan_figure
+from audio_lens.recipes.study.beside import beside_table
 from audio_lens.recipes.study.choosing import SIGNS
 from audio_lens.recipes.study.findings import methods, primary_tests
 from audio_lens.recipes.study.listening import as_addresses
@@ -64,6 +65,7 @@ def _parts(study: "Study") -> Iterator[tuple[str, str]]:
     unit = study.concept.change_unit
     yield "Listen", _players(study)
     yield "Dose and response", _svg(study.plot()) + _table(study.dose_response.table)
+    yield "Controls of the same length", _table(beside_table(study.beside))
     if len(study.groups):
         yield "Prompts apart", _table(study.groups)
     yield "Which layer", _svg(study.layers.plot()) + _table(study.layers.to_dataframe(), index=True)

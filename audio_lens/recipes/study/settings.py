@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from audio_lens.analysis._pooling import Pool
 from audio_lens.audio.quality import SHORTEST_SECONDS
 from audio_lens.errors import InputError, did_you_mean
@@ -84,6 +86,14 @@ class StudySettings:
         cross = any(site.shorthand == "cross_attn_out" for site in lens.sites)
         return ("resid_post", "cross_attn_out" if cross else "attn_out")
 
+    def drawn(self, n: int) -> tuple[int, ...]:
+        """Which of n pairs of prompts are used: all, or `pairs` of them, drawn once and for all.
+
+        Drawn, since every so-many-th would leave whole genres out.
+        """
+        drawn = np.random.default_rng(0).permutation(n)[: min(self.pairs, n)]
+        return tuple(sorted(drawn.tolist()))
+
     def __post_init__(self) -> None:
         for what, given, known in (
             ("strategy", self.strategies, ("one_to_one", "one_to_all", "all_to_all")),
@@ -156,7 +166,7 @@ def costs(
 
     yield clips("normal", 3 * settings.normal_clips)
     yield clips("poles", 2 * pairs * settings.pole_seeds)
-    yield Cost("directions", 2 * pairs, settings.direction_seconds)
+    yield Cost("directions", 2 * pairs * (1 + n_others), settings.direction_seconds)
     yield clips("twins", n_dev * settings.dev_seeds + n_test * settings.test_seeds)
     yield clips("scan", n_ways * scanned * signs * len(settings.scan_strengths))
     yield clips(

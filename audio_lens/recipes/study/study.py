@@ -14,7 +14,6 @@ from audio_lens.analysis.controls import KINDS, Kind, controls
 from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.poles import Poles, gather_poles
 from audio_lens.analysis.stability import Stability, stability
-from audio_lens.analysis.statistics import Estimate, bootstrap
 from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError
 from audio_lens.files import whole
@@ -22,11 +21,10 @@ from audio_lens.lens.generation import decode_codes
 from audio_lens.provenance import (
     function_sha256,
     prompts_sha256,
-    tensors_sha256,
     versions,
     weights_sha256,
 )
-from audio_lens.recipes.concept import Concept
+from audio_lens.recipes.concept import Concept, shipped_beside
 from audio_lens.recipes.study.baselines import baselines, text_between_poles
 from audio_lens.recipes.study.beside import Beside, control_rows, side_effects, stand_beside
 from audio_lens.recipes.study.choosing import SIGNS, Choice, choose, ways
@@ -38,6 +36,7 @@ from audio_lens.recipes.study.layers import LayerInfluence, layer_influence
 from audio_lens.recipes.study.ledger import Ledger, Row, write_whole
 from audio_lens.recipes.study.listening import read_votes, write_listening_test
 from audio_lens.recipes.study.planning import Plan, plan
+from audio_lens.recipes.study.poles import PromptedPoles, prompted_poles
 from audio_lens.recipes.study.report import write_report
 from audio_lens.recipes.study.settings import Cost, StudySettings, costs
 from audio_lens.recipes.study.taking import from_fewer_words, other_ways, ways_beside
@@ -52,25 +51,6 @@ if TYPE_CHECKING:
 _LEAST_FOR_TEMPO = 6.0
 
 
-@dataclass(frozen=True)
-class PromptedPoles:
-    """Whether the poles are audible at all: what the model does when it is simply asked."""
-
-    values: Mapping[str, Estimate]
-    """Median by pole, `"+"`, `"-"` and `"neutral"`."""
-    shifts: Mapping[str, float]
-    """Change from neutral test clips, by sign."""
-    dev_shifts: Mapping[str, float]
-    """The same from neutral dev clips, by which choices are made."""
-    missing: Mapping[str, float]
-    """Share of clips without a value."""
-
-    @property
-    def audible(self) -> bool:
-        """Whether each pole lies on its own side of neutral clips."""
-        return self.shifts["+"] > 0 > self.shifts["-"]
-
-
 @dataclass(eq=False)
 class Study:
     """One concept, one model, one folder. What was heard is kept there and never heard again.
@@ -80,7 +60,8 @@ class Study:
         concept: What is steered.
         out: A new folder, or that of the same study, to go on.
         settings: How much is heard.
-        others: Directions of other concepts, as controls, by name.
+        others: Other concepts, whose directions are controls; if None, the shipped concepts beside
+            a shipped one, and none beside one's own.
         progress: Show progress bars.
 
     Raises:
@@ -91,10 +72,18 @@ class Study:
     concept: Concept
     out: str | Path
     settings: StudySettings = field(default_factory=StudySettings)
-    others: Mapping[str, Direction] = field(default_factory=dict)
+    others: Sequence[Concept] | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
+        others = shipped_beside(self.concept) if self.others is None else self.others
+        if not all(isinstance(each, Concept) for each in others):
+            raise InputError(
+                "others: give concepts, whose directions are taken as the study's own."
+            )
+        self.other_concepts: Mapping[str, Concept] = {each.name: each for each in others}
+        if len(self.other_concepts) < len(others):
+            raise InputError("others: two concepts of one name; give each a name of its own.")
         self._check()
         self.ledger = Ledger(self.out, self._configuration())
         self.hearing = Hearing(
@@ -128,19 +117,10 @@ class Study:
             self.lens, list(concept.positive[:1]), site=settings.sites_of(self.lens),
             pool=settings.pool, seconds=settings.direction_seconds,
         )  # fmt: skip
-        wanted = {
-            (site, layer)
-            for site in settings.sites_of(self.lens)
-            for layer in range(self.lens.cfg.n_layers)
-        }
-        for name, other in self.others.items():
-            if name in KINDS:
-                raise InputError(f"others: {name!r} is a kind of controls; give another name.")
-            if set(other.vectors) != wanted:
-                raise InputError(
-                    f"others: {name!r} has vectors at {', '.join(other.sites)}: take it at every "
-                    f"layer of {', '.join(settings.sites_of(self.lens))}, as the study does."
-                )
+        for name in self.other_concepts:
+            if name in (*KINDS, concept.name):
+                taken = "a kind of controls" if name in KINDS else "the name of the concept itself"
+                raise InputError(f"others: {name!r} is {taken}; give another name.")
 
     def _configuration(self) -> dict[str, Any]:
         concept = self.concept
@@ -151,7 +131,10 @@ class Study:
             "heard": concept.heard,
             "own_measure": concept.own_measure and function_sha256(concept.own_measure),
             "prompts_sha256": self.prompts_sha256,
-            "others": {n: tensors_sha256(d.vectors.values()) for n, d in self.others.items()},
+            "others": {
+                name: prompts_sha256([each.positive, each.negative])
+                for name, each in self.other_concepts.items()
+            },
             "settings": asdict(self.settings),
             "versions": versions(),
         }
@@ -182,7 +165,7 @@ class Study:
                 n_compared=len(settings.sites_of(self.lens))
                 * len(settings.strategies)
                 * len(settings.branches),
-                n_others=len(self.others),
+                n_others=len(self.other_concepts),
             )
         )
 
@@ -192,27 +175,16 @@ class Study:
     def poles(self) -> PromptedPoles:
         """Stage 1: clips prompted at the poles, beside neutral ones."""
         rows = {sign: self.prompted(sign) for sign in SIGNS}
-        rows["neutral"] = list(self.hearing.twins(self.concept.test, self._test_seeds).values())
-        values = {name: bootstrap(self._grid(found)) for name, found in rows.items()}
-        dev = self.hearing.twins(self.concept.dev, range(self.settings.dev_seeds)).values()
-        among_dev = bootstrap(self._grid(list(dev)), draws=1000).value
-
-        def shifts(neutral: float) -> dict[str, float]:
-            return {s: self.concept.change(values[s].value, neutral) for s in SIGNS}
-
-        return PromptedPoles(
-            values=values,
-            shifts=shifts(values["neutral"].value),
-            dev_shifts=shifts(among_dev),
-            missing={
-                name: float(np.isnan(self._grid(found)).mean()) for name, found in rows.items()
-            },
+        rows["neutral"] = list(
+            self.hearing.twins(self.concept.test, self._seeds(self.settings.test_seeds)).values()
         )
+        dev = self.hearing.twins(self.concept.dev, range(self.settings.dev_seeds)).values()
+        return prompted_poles(rows, list(dev), self.concept)
 
     def prompted(self, sign: str) -> list[Row]:
         """Clips prompted at a pole."""
         said = self._some({"+": self.concept.positive, "-": self.concept.negative}[sign])
-        seeds = range(self._first_seed, self._first_seed + self.settings.pole_seeds)
+        seeds = self._seeds(self.settings.pole_seeds)
         return self.hearing.prompted(f"poles {sign}", said, seeds)
 
     @cached_property
@@ -221,19 +193,8 @@ class Study:
         file = self.ledger.file("poles.safetensors")
         if file.is_file():
             return Poles.load(file)
-        settings = self.settings
-        found = gather_poles(
-            self.lens,
-            positive=self._some(self.concept.positive),
-            negative=self._some(self.concept.negative),
-            site=settings.sites_of(self.lens),
-            pool=settings.pool,
-            seconds=settings.direction_seconds,
-            seed=settings.direction_seed,
-            guidance_scale=settings.guidance_scale,
-            rows_at_once=settings.rows_at_once,
-            progress=self.progress,
-        )
+        self.ledger.hold()
+        found = self._gather(self.concept)
         found.difference_in_means().save(self.ledger.file("direction.safetensors"))
         with whole(file) as partial:  # last, since what lies there is not made again
             found.save(partial)
@@ -255,7 +216,9 @@ class Study:
     def robustness(self) -> "DataFrame":
         """Stage 2: does the direction hang on single words? Cosines of selections of the pairs."""
         return from_fewer_words(
-            self.activations.at(self._first_site), self.concept.selections, self._pairs
+            self.activations.at(self._first_site),
+            self.concept.selections,
+            self.settings.drawn(len(self.concept.positive)),
         )
 
     @cached_property
@@ -301,7 +264,7 @@ class Study:
         doses = [c * m for c in self.choice.coefficients.values() for m in self.settings.doses]
         return self.hearing.steered(
             "real", "real", self.direction, self.choice.way, prompts=self.concept.test,
-            seeds=self._test_seeds, coefficients=sorted({0.0, *doses}),
+            seeds=self._seeds(self.settings.test_seeds), coefficients=sorted({0.0, *doses}),
         )  # fmt: skip
 
     @cached_property
@@ -317,10 +280,10 @@ class Study:
     def controls(self, kind: str) -> list[Direction]:
         """Directions of the real one's length.
 
-        kind: `"isotropic"`, `"matched"`, `"flipped"`, or the name of another concept's direction.
+        kind: `"isotropic"`, `"matched"`, `"flipped"`, or the name of another concept.
         """
-        if kind in self.others:
-            return [self.others[kind].scaled_to(self.direction)]
+        if kind in self.other_concepts:
+            return [self._other(kind).scaled_to(self.direction)]
         return controls(
             self.direction,
             n=self.settings.random_draws,
@@ -347,7 +310,9 @@ class Study:
     @cached_property
     def beside(self) -> list[Beside]:
         """Stage 6: its rank among every kind of control."""
-        return [stood for kind in (*KINDS, *self.others) for stood in self.stand_beside(kind)]
+        return [
+            stood for kind in (*KINDS, *self.other_concepts) for stood in self.stand_beside(kind)
+        ]
 
     @cached_property
     def side_effects(self) -> "DataFrame":
@@ -403,33 +368,37 @@ class Study:
     def _first_site(self) -> str:
         return self.settings.sites_of(self.lens)[0]
 
-    @property
-    def _first_seed(self) -> int:
-        return self.settings.test_first_seed
-
-    @property
-    def _test_seeds(self) -> Sequence[int]:
-        return range(self._first_seed, self._first_seed + self.settings.test_seeds)
-
-    @property
-    def _pairs(self) -> tuple[int, ...]:
-        """Which pairs of prompts are used: all, or as many as asked for, drawn once and for all.
-
-        Drawn, since every so-many-th would leave whole genres out.
-        """
-        n = len(self.concept.positive)
-        drawn = np.random.default_rng(0).permutation(n)[: min(self.settings.pairs, n)]
-        return tuple(sorted(drawn.tolist()))
+    def _seeds(self, n: int) -> Sequence[int]:
+        first = self.settings.test_first_seed
+        return range(first, first + n)
 
     def _some(self, prompts: Sequence[str]) -> tuple[str, ...]:
-        return tuple(prompts[pair] for pair in self._pairs)
+        return tuple(prompts[pair] for pair in self.settings.drawn(len(prompts)))
+
+    def _gather(self, concept: Concept) -> Poles:
+        """Activations at a concept's poles."""
+        settings = self.settings
+        return gather_poles(
+            self.lens,
+            positive=self._some(concept.positive),
+            negative=self._some(concept.negative),
+            site=settings.sites_of(self.lens),
+            pool=settings.pool,
+            seconds=settings.direction_seconds,
+            seed=settings.direction_seed,
+            guidance_scale=settings.guidance_scale,
+            rows_at_once=settings.rows_at_once,
+            progress=self.progress,
+        )
+
+    def _other(self, name: str) -> Direction:
+        """Another concept's direction, taken as the study's own; kept in the folder."""
+        file = self.ledger.file("others") / f"{name}.safetensors"
+        if not file.is_file():
+            self.ledger.hold()
+            with whole(file) as partial:
+                self._gather(self.other_concepts[name]).difference_in_means().save(partial)
+        return Direction.load(file)
 
     def _learn_limits(self) -> None:
         self.hearing.limits(self.concept.dev, self.settings.normal_clips, self.settings.normal_seed)
-
-    def _grid(self, rows: Sequence[Row]) -> np.ndarray:
-        """Heard values by prompt and seed."""
-        by_prompt: dict[str, list[float]] = {}
-        for row in rows:
-            by_prompt.setdefault(row["prompt"], []).append(row["value"])
-        return np.array(list(by_prompt.values()))

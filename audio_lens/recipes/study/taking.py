@@ -38,6 +38,7 @@ def other_ways(
     wanted = ("same_codes", "first_step", *(("eos_text",) if lens.cfg.chroma_length else ()))
     missing = [way for way in wanted if way not in kept]
     if missing:
+        ledger.hold()
         made = ways_of_taking(
             lens, positive=positive, negative=negative, ways=missing,
             site=settings.sites_of(lens), seconds=settings.direction_seconds,

@@ -1,0 +1,60 @@
+"""Whether a concept is audible at all: clips prompted at its poles, beside neutral ones."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from audio_lens.analysis.statistics import Estimate, bootstrap
+from audio_lens.recipes.concept import Concept
+from audio_lens.recipes.study.choosing import SIGNS
+from audio_lens.recipes.study.ledger import Row
+
+
+@dataclass(frozen=True)
+class PromptedPoles:
+    """Whether the poles are audible at all: what the model does when it is simply asked."""
+
+    values: Mapping[str, Estimate]
+    """Median by pole, `"+"`, `"-"` and `"neutral"`."""
+    shifts: Mapping[str, float]
+    """Change from neutral test clips, by sign."""
+    dev_shifts: Mapping[str, float]
+    """The same from neutral dev clips, by which choices are made."""
+    missing: Mapping[str, float]
+    """Share of clips without a value."""
+
+    @property
+    def audible(self) -> bool:
+        """Whether each pole lies on its own side of neutral clips."""
+        return self.shifts["+"] > 0 > self.shifts["-"]
+
+
+def prompted_poles(
+    rows: Mapping[str, Sequence[Row]], dev: Sequence[Row], concept: Concept
+) -> PromptedPoles:
+    """What is heard at the poles.
+
+    rows: clips of `"+"` and `"-"`, and of neutral test prompts; dev: of neutral dev prompts.
+    """
+    grids = {name: _grid(found) for name, found in rows.items()}
+    values = {name: bootstrap(grid) for name, grid in grids.items()}
+    among_dev = bootstrap(_grid(dev), draws=1000).value
+
+    def shifts(neutral: float) -> dict[str, float]:
+        return {sign: concept.change(values[sign].value, neutral) for sign in SIGNS}
+
+    return PromptedPoles(
+        values=values,
+        shifts=shifts(values["neutral"].value),
+        dev_shifts=shifts(among_dev),
+        missing={name: float(np.isnan(grid).mean()) for name, grid in grids.items()},
+    )
+
+
+def _grid(rows: Sequence[Row]) -> Float[np.ndarray, "prompt seed"]:
+    by_prompt: dict[str, list[float]] = {}
+    for row in rows:
+        by_prompt.setdefault(row["prompt"], []).append(row["value"])
+    return np.array(list(by_prompt.values()))
