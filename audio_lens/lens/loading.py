@@ -14,7 +14,8 @@ from audio_lens.errors import InputError
 from audio_lens.lens.weight_files import SAFE, read_json, some, tensors_in, weight_files
 
 CHECKPOINTS: Mapping[str, Path] = {
-    name: Path(str(files("audio_lens"))) / "toy" / "checkpoints" / name for name in ("toy",)
+    name: Path(str(files("audio_lens"))) / "toy" / "checkpoints" / name
+    for name in ("toy", "toy-melody")
 }
 """Folders of the toys that ship inside the package; transformers alone can load them."""
 
@@ -65,14 +66,14 @@ transformers renames them as it loads."""
 def load_musicgen(
     name: str | Path, *, allow_pickle: bool = False, **options: Any
 ) -> tuple[Any, Any]:
-    """A MusicGen and its processor from the hub, a local folder, or the package ("toy").
+    """A MusicGen and its processor from the hub, a local folder, or the package.
 
     A local folder is read without network. Code that comes with a checkpoint is never run. The
     processor is the bare tokenizer where transformers lacks what the rest of it needs, and None
     where the checkpoint has no tokenizer.
 
     Args:
-        name: A hub name, a folder, or "toy".
+        name: A hub name, a folder, "toy" or "toy-melody".
         allow_pickle: Read `pytorch_model.bin` where there are no safetensors. Unpickling is
             restricted to tensors, yet has been broken out of before: trust the source.
         options: `revision`, `cache_dir`, `token`, `force_download`, `local_files_only` for the
@@ -169,8 +170,8 @@ def _fetch(name: str, hub: Mapping[str, Any], allow_pickle: bool) -> Path:
         raise InputError(
             f"{name!r} is no folder here, and could not be fetched from the hub. Check the name. "
             f"Without network, download it elsewhere (`hf download {name} --exclude '*.bin' "
-            f"--local-dir FOLDER`) and give that folder; or say 'toy' for the checkpoint that "
-            f"ships. The hub said: {error}"
+            f"--local-dir FOLDER`) and give that folder; or say 'toy' or 'toy-melody', "
+            f"which ship. The hub said: {error}"
         ) from error
     return folder
 
@@ -187,7 +188,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise InputError(
             f"{folder} holds no checkpoint: it has no config.json. Give a MusicGen folder, a hub "
-            f"name such as 'facebook/musicgen-small', or 'toy'."
+            f"name such as 'facebook/musicgen-small', 'toy' or 'toy-melody'."
         )
     return read_json(folder / "config.json")
 
