@@ -9,7 +9,7 @@ from typing import Any
 from audio_lens import __version__
 from audio_lens.errors import AudioLensError
 
-_MODEL_HELP = "hub name, folder, or toy (default: %(default)s)"
+_MODEL_HELP = "hub name, folder, toy or toy-melody (default: %(default)s)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("concept", help="tempo or timbre")
     study.add_argument("--model", default="toy", help=_MODEL_HELP)
     study.add_argument("--out", type=Path, help="folder (runs/CONCEPT); go on with what it holds")
-    study.add_argument("--plan", action="store_true", help="print clips, hours and disk; no more")
+    study.add_argument("--plan", action="store_true", help="print clips, minutes and disk; no more")
     study.add_argument("--budget", type=float, help="hours; what does not fit is left out and said")
     study.add_argument("--quick", action="store_true", help="a rehearsal: its numbers mean nothing")
     study.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -100,7 +100,7 @@ class AudioLens(Weights, Placement, Traces):
         allow_pickle: bool = False,
         **options: Any,
     ) -> "AudioLens":
-        """Load a checkpoint by hub name, local folder, or `"toy"` for the one that ships.
+        """Load a checkpoint by hub name or local folder, or `"toy"`, `"toy-melody"`, which ship.
 
         Args:
             name: For instance `"facebook/musicgen-small"`. Only a hub name uses the network.

@@ -41,7 +41,7 @@ def _panel(panel: Any, outcome: "Outcome") -> None:
         changes = [bootstrap(outcome.grid("change", name, c), draws=1).value for c in outer]
         label = "random, same length" if index == 0 else None
         panel.plot(outer, changes, "x", color="0.4", label=label)
-    panel.set_title(f"{concept.name}: {outcome.choice}", fontsize="medium")
+    panel.set_title(f"{concept.name}: {outcome.choice.way}", fontsize="medium")
     panel.set_xlabel("coefficient")
     panel.set_ylabel(f"change from the unsteered twin ({concept.change_unit})")
     panel.legend(frameon=False, fontsize="small")

@@ -23,33 +23,13 @@ from audio_lens.audio.quality import Vitals, quality_guard, vitals
 from audio_lens.audio.timbre import spectral_centroid
 from audio_lens.audio.words import neutral_prompts
 from audio_lens.lens.loading import CHECKPOINTS
-from audio_lens.recipes.concept import Concept, concept
+from audio_lens.recipes.concept import CONCEPTS, Concept, concept
+from audio_lens.recipes.study.choosing import SIGNS, Choice
+from audio_lens.recipes.study.hearing import Way
 from audio_lens.steering.sweep import sweep
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How a concept is steered on a model, as it was chosen on dev prompts."""
-
-    strategy: str = "one_to_one"
-    source_layer: int | None = None
-    branch: str = "both"
-    site: str = "resid_post"
-    negative: float = -1.0
-    positive: float = 1.0
-    """The outermost coefficients."""
-
-    @property
-    def strengths(self) -> tuple[float, ...]:
-        """Five coefficients from end to end, zero in the middle."""
-        return (self.negative, self.negative / 2, 0.0, self.positive / 2, self.positive)
-
-    def __str__(self) -> str:
-        layer = "" if self.source_layer is None else f" of layer {self.source_layer}"
-        return f"{self.strategy}{layer}, {self.branch}"
 
 
 def choices_of(lens: "AudioLens") -> dict[str, Choice]:
@@ -57,13 +37,16 @@ def choices_of(lens: "AudioLens") -> dict[str, Choice]:
     name = lens.cfg.model_name
     file = CHECKPOINTS.get(name, Path(name)) / "choice.json"
     if not file.is_file():
-        return dict.fromkeys(("tempo", "timbre"), Choice(source_layer=lens.cfg.n_layers // 2))
+        middle = Way("one_to_one", lens.cfg.n_layers // 2)
+        return dict.fromkeys(CONCEPTS, Choice(middle, SIGNS))
     found = json.loads(file.read_text())
-    ends = {"+": "positive", "-": "negative"}
-    return {
-        concept: Choice(**{ends.get(key, key): value for key, value in chosen.items()})
-        for concept, chosen in found.items()
-    }
+    return {concept: Choice.of_json(chosen) for concept, chosen in found.items()}
+
+
+def strengths(choice: Choice) -> tuple[float, ...]:
+    """Five coefficients from end to end, zero in the middle."""
+    low, high = choice.coefficients["-"], choice.coefficients["+"]
+    return (low, low / 2, 0.0, high / 2, high)
 
 
 @dataclass(frozen=True)
@@ -155,7 +138,7 @@ class Outcome:
         return sum(not change < real for change in self.random_changes())
 
 
-_COLUMNS = {"pulse_bpm": "bpm", "spectral_centroid": "centroid"}
+_COLUMNS = {"pulse_bpm": "bpm", "beat_bpm": "beat", "spectral_centroid": "centroid"}
 """Where a row keeps what each measure heard."""
 
 
@@ -169,7 +152,8 @@ def run_demo(
     """Make the directions, steer by them and by random ones, and measure every clip."""
     settings, choices = settings or DemoSettings(), choices_of(lens)
     return [
-        _run_concept(lens, concept(name), choices[name], settings, progress) for name in concepts
+        _run_concept(lens, concept(name).on(lens), choices[name], settings, progress)
+        for name in concepts
     ]
 
 
@@ -181,15 +165,17 @@ def _run_concept(
         lens,
         positive=concept.positive[::stride],
         negative=concept.negative[::stride],
-        site=choice.site,
+        site=choice.way.site,
+        pool=choice.pool,
         seconds=settings.direction_seconds,
         seed=settings.direction_seed,
         guidance_scale=settings.guidance_scale,
         progress=progress,
     )
-    runs = [("real", direction, choice.strengths)]
+    doses = strengths(choice)
+    runs = [("real", direction, doses)]
     for index in range(settings.n_random):
-        outer = (choice.strengths[0], choice.strengths[-1])
+        outer = (doses[0], doses[-1])
         runs.append((f"random {index + 1}", direction.random_like(seed=index), outer))
     heard = [
         row for run in runs for row in _measured(lens, concept, choice, settings, run, progress)
@@ -205,19 +191,17 @@ def _measured(
     run: tuple[str, Direction, tuple[float, ...]],
     progress: bool,
 ) -> Iterator[tuple[Row, Vitals]]:
-    name, direction, strengths = run
+    name, direction, coefficients = run
     swept = sweep(
         lens,
         _prompts(settings.n_prompts),
         direction=direction,
-        coefficients=strengths,
+        coefficients=coefficients,
         seeds=settings.seeds,
-        strategy=choice.strategy,
-        source_layer=choice.source_layer,
-        branch=choice.branch,
         seconds=settings.seconds,
         guidance_scale=settings.guidance_scale,
         progress=progress,
+        **choice.way.options(),
     )
     for made in swept:
         samples, rate = made.clip.samples, made.clip.sample_rate
@@ -268,8 +252,8 @@ def report(outcome: Outcome) -> str:
     concept = outcome.concept
     n_pairs = outcome.direction.provenance["n_positive"]
     lines = [
-        f"{concept.name}: difference in means of {n_pairs} matched prompt pairs, added at "
-        f"{outcome.choice.site} ({outcome.choice})",
+        f"{concept.name}: difference in means of {n_pairs} matched prompt pairs, added by "
+        f"{outcome.choice.way}",
         f"{'coefficient':>12}  {'BPM [95 %]':<22}{'by beat':<9}{'centroid in Hz [95 %]':<26}"
         f"{f'change in {concept.change_unit} [95 %]':<32}{'no tempo':<10}guard",
     ]
@@ -286,7 +270,8 @@ def _line(outcome: Outcome, coefficient: float) -> str:
         for what in ("bpm", "beat", "centroid", "change")
     }
     found = {what: bootstrap(values) for what, values in cells.items()}
-    missing = int(np.isnan(cells["bpm"]).sum())
+    tempo = "beat" if outcome.concept.guard == "beat" else "bpm"
+    missing = int(np.isnan(cells[tempo]).sum())
     return (
         f"{coefficient:>+12.2f}  {found['bpm']:.0f}".ljust(36)
         + f"{found['beat'].value:.0f}".ljust(9)
@@ -342,7 +327,7 @@ def write(
     configuration: dict[str, Any] = {
         "model": model_name,
         "settings": asdict(settings),
-        "choices": {o.concept.name: asdict(o.choice) for o in outcomes},
+        "choices": {o.concept.name: o.choice.as_json() for o in outcomes},
         "directions": {o.concept.name: dict(o.direction.provenance) for o in outcomes},
     }
     (out / "config.json").write_text(json.dumps(configuration, indent=2) + "\n")

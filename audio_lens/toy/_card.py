@@ -1,5 +1,7 @@
 """The model card, written from logs so that its numbers are the measured ones."""
 
+from audio_lens.recipes.study.choosing import SIGNS, Choice
+
 _CLASSES = {
     "toy": ("MusicgenForConditionalGeneration", "text that every block cross-attends to"),
     "toy-melody": (
@@ -114,41 +116,73 @@ def _obedience(found: dict) -> list[str]:
     return lines
 
 
-def _steering(found: dict, settings: dict) -> list[str]:
+def _melody(found: dict | None) -> list[str]:
+    if found is None:
+        return []
+    return [
+        "",
+        f"Melodies, {found['clips']} held-out clips under neutral prompts: how often a frame's",
+        "loudest pitch class is that of the melody, beside the melodies of the other clips.",
+        "",
+        "| clips | own melody | others' |",
+        "|---|---|---|",
+        *(
+            f"| {said} | {found[name]:.0%} | {found[f'{name}, others']:.0%} |"
+            for name, said in (
+                ("with", "played to the melody"),
+                ("without", "played without it"),
+                ("codec", "the melody itself, through the codec: the ceiling"),
+            )
+        ),
+    ]
+
+
+def _steering(found: dict | None) -> list[str]:
+    if found is None:
+        return ["", "How far steering moves it has not been measured yet."]
+    settings, *others = (report["settings"] for report in found.values())
+    if any(other != settings for other in others):
+        raise ValueError("the studies of a card must have heard as much: run them alike.")
     lines = [
         "",
-        "Steered by the difference in means of the matched prompts. Way and coefficient were",
-        "chosen on dev prompts; these are 24 test prompts with "
-        f"{settings['test_seeds']} seeds each, {settings['seconds']:.0f} s a clip.",
+        f"Steered by the difference in means of the matched prompts ({settings['pool']}). Way and",
+        "coefficient were chosen on dev prompts; these are "
+        f"{settings['test_prompts']} test prompts with {settings['test_seeds']} seeds each, "
+        f"{settings['seconds']:.0f} s a clip.",
+        *(f"To keep to a budget: {cut}." for cut in settings["dropped"]),
         "",
-        "| steered | way | coefficient | octaves | prompted | share reached [95 %] | guard passed "
+        "| steered | way | coefficient | change | prompted | share reached [95 %] | guard passed "
         "| no value | random, 95th percentile | bars |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for concept, report in found.items():
-        choice = report["choice"]
-        layer = "" if choice["source_layer"] is None else f" layer {choice['source_layer']}"
-        way = f"{choice['strategy']}{layer}, {choice['branch']}"
-        for sign in "+-":
+        way = Choice.of_json(report["choice"]).way
+        for sign in SIGNS:
             row = report[sign]
-            met = row["reached"] >= 0.6 and row["low"] >= 0.4 and row["random_share"] <= 0.25
+            met = (
+                row["reached"] >= 0.6
+                and row["low"] >= 0.4
+                and row["random_share"] <= 0.25
+                and row["usable"]
+            )
             lines.append(
-                f"| {concept} {sign} | {way} | {row['coefficient']:+.2f} | {row['octaves']:+.2f} | "
-                f"{row['prompted_octaves']:+.2f} | {row['reached']:.0%} [{row['low']:.0%}, "
-                f"{row['high']:.0%}] | {row['passed']:.0%} | {row['no_value']:.0%} | "
-                f"{row['random_95th_percentile_octaves']:.2f} | "
+                f"| {concept} {sign} | {way} | {row['coefficient']:+.2f} | {row['change']:+.2f} "
+                f"{report['unit']} | {row['prompted']:+.2f} | {row['reached']:.0%} "
+                f"[{row['low']:.0%}, {row['high']:.0%}] | {row['passed']:.0%} | "
+                f"{row['no_value']:.0%} | {row['random_share']:.0%} of it | "
                 f"{'met' if met else '**missed**'} |"
             )
-    lines += [
+    return [
+        *lines,
         "",
-        '"prompted" is the median of the pole above against the unsteered clips of these test',
-        'prompts and seeds; in "share reached" a clip without a value counts as no change.',
+        '"prompted" is the change from the unsteered clips of these test prompts and seeds to',
+        'clips prompted at the pole; in "share reached" a clip without a value is no change.',
         "",
-        "Bars: 60 % of the prompted shift or more with a lower bound of 40 %, nine clips in ten",
-        f"still music, and {settings['n_random']} random directions of the same length (95th "
-        "percentile) at most a quarter of it.",
+        "Bars: 60 % of the prompted shift or more with a lower bound of 40 %, inside the range",
+        "around 0 where nine clips in ten pass the guard and hardly more lack a value than",
+        f"unsteered; and the 95th percentile of {settings['random_draws']} random directions of",
+        "the same length at most a quarter of the effect on the same clips (the first seed's).",
     ]
-    return lines
 
 
 def write(name: str, log: dict, found: dict) -> str:
@@ -165,7 +199,8 @@ def write(name: str, log: dict, found: dict) -> str:
         *_codec_table(found["codec"]),
         "",
         *_obedience(found["obedience"]),
-        *_steering(found["steering"], found["settings"]["steering"]),
+        *_melody(found.get("melody")),
+        *_steering(found.get("steering")),
         "",
         f"Trained on {log['clips']} clips of {log['clip_seconds']:.0f} s: codec "
         f"{log['codec']['seconds'] / 60:.0f} minutes, {steps} decoder steps in "

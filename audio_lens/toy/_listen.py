@@ -1,17 +1,19 @@
 """What a toy is worth before anything is steered: its codec, and its obedience to words."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 from tqdm import tqdm
 from transformers import EncodecModel
 
 from audio_lens.audio import words
 from audio_lens.audio.level import loudness, silent_fraction
+from audio_lens.audio.melody import Prompt
 from audio_lens.audio.synthesis import SAMPLE_RATE, draw, render
 from audio_lens.audio.tempo import pulse_bpm
 from audio_lens.audio.timbre import flatness, spectral_centroid
@@ -70,11 +72,6 @@ def codec_report(codec: EncodecModel, n_clips: int, seconds: float) -> dict[str,
     }
 
 
-def middle(values: Sequence[float]) -> float:
-    """Median of what could be measured; NaN where nothing could."""
-    return _quartiles(np.asarray(values, dtype=float))[1]
-
-
 def _quartiles(values: Float[np.ndarray, " clip"]) -> list[float]:
     """25th, 50th and 75th percentile of what could be measured; NaN where nothing could."""
     finite = values[np.isfinite(values)]
@@ -111,6 +108,49 @@ def generate(
             progress=False,
         )
     return clips
+
+
+def melody_report(lens: "AudioLens", n_clips: int, seconds: float) -> dict[str, float]:
+    """How often a clip sounds the pitch class of its melody, beside others' melodies and none.
+
+    Melodies are held-out rendered clips, prompts neutral. The codec is the ceiling: melodies that
+    went through it and back.
+    """
+    recipes = [draw(FIRST_HELD_OUT_SEED + n) for n in range(n_clips)]
+    waves = torch.from_numpy(np.stack([render(recipe, seconds) for recipe in recipes]))
+    said = [p for p, _ in zip(cycle(words.neutral_prompts("test")), recipes, strict=False)]
+    asked = [
+        Prompt(text, melody=wave, sample_rate=SAMPLE_RATE)
+        for text, wave in zip(said, waves, strict=True)
+    ]
+    seeds = list(range(TEST_SEEDS[0], TEST_SEEDS[0] + n_clips))
+    codec = lens.hf_model.audio_encoder
+    played = {
+        "with": [clip.samples for clip in generate(lens, asked, seeds, seconds)],
+        "without": [clip.samples for clip in generate(lens, said, seeds, seconds)],
+        "codec": list(decode(codec, encode(codec, waves))),
+    }
+    wanted = _pitch_classes(waves)
+    own = np.eye(n_clips, dtype=bool)
+    report: dict[str, float] = {"clips": n_clips}
+    for name, clips in played.items():
+        found = _pitch_classes(clips)
+        frames = min(found.shape[1], wanted.shape[1])
+        same = (found[:, None, :frames] == wanted[None, :, :frames]).mean(-1)
+        report[name] = float(same[own].mean())
+        report[f"{name}, others"] = float(same[~own].mean())
+    return report
+
+
+def _pitch_classes(waves: Iterable[Any]) -> Int[np.ndarray, "clip chroma_frame"]:
+    """The loudest pitch class of every chroma frame."""
+    prompts = [
+        Prompt(melody=torch.as_tensor(np.asarray(w)), sample_rate=SAMPLE_RATE) for w in waves
+    ]
+    shortest = min(len(p.chroma) for p in prompts if p.chroma is not None)
+    return np.stack(
+        [p.chroma[:shortest].argmax(-1).numpy() for p in prompts if p.chroma is not None]
+    )
 
 
 def told_apart(positive: Sequence[float], negative: Sequence[float], boundary: float) -> dict:

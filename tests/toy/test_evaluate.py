@@ -3,13 +3,12 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 
+from audio_lens import AudioLens, InputError
 from audio_lens.lens.loading import CHECKPOINTS
 from audio_lens.toy import _card, evaluate
-from audio_lens.toy._listen import told_apart
-from audio_lens.toy._steer import Cell, _reach, ways
+from audio_lens.toy._listen import melody_report, told_apart
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +17,7 @@ def measured(tmp_path_factory):
     shutil.copytree(CHECKPOINTS["toy"], folder)
     for name in ("evaluation.json", "choice.json", "README.md"):
         (folder / name).unlink(missing_ok=True)
-    evaluate.main([str(folder), "--quick"])
+    evaluate.main([str(folder), "--quick", "--studies", str(folder.parent / "studies")])
     return folder
 
 
@@ -33,14 +32,14 @@ def test_a_rehearsal_leaves_evaluation_choice_and_card(measured):
 
 
 def test_what_was_measured_is_kept_unless_asked_for_again(measured, monkeypatch):
-    ran = []
+    ran, found = [], json.loads((measured / "evaluation.json").read_text())
     for part in evaluate.PARTS:
         monkeypatch.setitem(
-            evaluate.PARTS, part, lambda lens, found, s, p=part: ran.append(p) or found[p]
+            evaluate.PARTS, part, lambda lens, settings, out, p=part: ran.append(p) or found[p]
         )
-    evaluate.evaluate(measured, evaluate.QUICK)
+    evaluate.evaluate(measured, evaluate.QUICK, measured)
     assert ran == []
-    evaluate.evaluate(measured, evaluate.QUICK, again=["obedience"])
+    evaluate.evaluate(measured, evaluate.QUICK, measured, again=["obedience"])
     assert ran == ["obedience"]
 
 
@@ -50,15 +49,17 @@ def test_told_apart_counts_what_is_not_heard_as_wrong():
     assert row["low"] < 5 / 8 < row["high"]
 
 
-def test_reach_is_a_share_of_the_prompted_shift_and_nothing_where_music_breaks():
-    whole = Cell(np.array([[0.3], [0.5], [np.nan]]), np.ones((3, 1)))
-    assert _reach(whole, 0.6) == pytest.approx(0.5)
-    assert _reach(whole, -0.6) == pytest.approx(-0.5)
-    broken = Cell(np.full((10, 1), 0.6), np.array([[1.0]] * 8 + [[0.0]] * 2))
-    assert _reach(broken, 0.6) == 0
+def test_a_rehearsal_is_no_part_of_an_evaluation(measured):
+    with pytest.raises(InputError, match="rehearsal=True, wanted is False"):
+        evaluate.evaluate(
+            measured, evaluate.EvaluationSettings(codec_clips=2, prompts=1, seeds=1, seconds=2.0),
+            measured.parent / "studies",
+        )  # fmt: skip
 
 
-def test_every_way_of_steering_is_a_candidate():
-    candidates = ways(5)
-    assert len(candidates) == len(set(candidates)) == 22
-    assert {way.strategy for way in candidates} == {"one_to_one", "one_to_all", "all_to_all"}
+def test_melodies_are_compared_frame_by_frame():
+    found = melody_report(AudioLens.from_pretrained("toy-melody"), 3, 2.0)
+    assert set(found) == {"clips"} | {
+        name + others for name in ("with", "without", "codec") for others in ("", ", others")
+    }
+    assert found["codec"] > found["codec, others"]
