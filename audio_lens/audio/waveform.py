@@ -111,6 +111,8 @@ def running_median(
     >>> running_median(np.array([[1.0, 9.0, 2.0, 3.0]]), 3)
     array([[1., 2., 3., 3.]])
     """
+    if not spectra.size:
+        return spectra
     half = size // 2
     mirrored = np.pad(spectra, ((0, 0), (half, half)), mode="symmetric")
     medians = ndimage.median_filter(mirrored.reshape(-1), size=size).reshape(mirrored.shape)

@@ -68,7 +68,7 @@ def test_magnitudes_peak_at_the_tone():
     assert hertz[spectra[0].argmax()] == 1000
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (7, 4), (3, 60)])
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1), (7, 4), (3, 60)])
 @pytest.mark.parametrize("size", [1, 3, 17])
 def test_the_running_median_is_scipys(shape, size):
     spectra = np.random.default_rng(0).random(shape)
