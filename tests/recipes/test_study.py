@@ -87,7 +87,7 @@ def test_strategies_are_compared_by_what_was_heard_and_bent(study) -> None:
     twins = [
         study.clip(row) for row in study.hearing.twins(FEW.dev, (0,)).values()
     ][: SETTINGS.distortion_clips]  # fmt: skip
-    assert all(len(each.coefficients) > 1 for each in study.comparison.ways)
+    assert any(len(each.coefficients) > 1 for each in study.comparison.ways)
     for each in study.comparison.ways:
         rows = study.hearing.steered(
             "real", "real", study.direction, each.way, prompts=FEW.dev, seeds=(0,),
