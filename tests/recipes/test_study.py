@@ -140,7 +140,7 @@ def test_primary_tests_are_corrected_over_all_that_were_made(study) -> None:
 
 
 def test_a_second_study_of_the_folder_hears_nothing_again(study, toy, monkeypatch) -> None:
-    told = study.findings()
+    told, _ = study.findings(), study.report()
     again = FEW.study(toy, study.out, settings=SETTINGS, progress=False)
 
     def no_more(*_, **__):
