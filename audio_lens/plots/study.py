@@ -78,6 +78,11 @@ def layers_figure(found: "LayerInfluence") -> Figure:
         ("patched: recovery", found.recovery),
     ):
         panel.plot(list(values), list(values.values()), marker="o", label=label)
+    shown = [layer for layer, p in found.p.items() if p <= 0.05]
+    panel.plot(
+        shown, [found.reached[layer] for layer in shown], "*", color="C0", markersize=12,
+        label="steered up and down differ, p <= 0.05 over all layers",
+    )  # fmt: skip
     panel.set(xlabel="layer", ylabel="share or score")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.legend(frameon=False, fontsize="small")

@@ -111,6 +111,32 @@ def test_ways_and_directions_are_kept_apart(lens, tmp_path) -> None:
     assert_frame_equal(DataFrame(steer(listener)), DataFrame(both))
 
 
+def test_prompts_of_one_length_run_together_in_a_melody_model(tmp_path, monkeypatch) -> None:
+    listener = hearing(random_musicgen(n_layers=1, melody=True), tmp_path / "study")
+    lens, prompts = listener.lens, LOUD.neutral
+    lengths = {prompt: len(lens.text_tokens(prompt)) for prompt in prompts}
+    assert len(set(lengths.values())) > 1
+    played = []
+    monkeypatch.setattr(
+        listener, "_play", lambda cells, *rest: played.append(cells) or _played(cells, *rest)
+    )
+    _played = Hearing._play.__get__(listener)
+    rows = listener.prompted("twins", prompts, (0, 1))
+    assert [(row["prompt"], row["seed"]) for row in rows] == [
+        (p, s) for p in prompts for s in (0, 1)
+    ]
+    for batch in played:
+        assert len({lengths[cell.prompt] for cell in batch}) == 1
+        assert len(batch) <= 3
+    codes = listener.ledger.codes(rows)
+    for place in (0, len(rows) - 1):
+        row = rows[place]
+        (clip,) = lens.generate(
+            row["prompt"], seconds=2.2, seed=row["seed"], row_group=3, progress=False
+        )
+        assert torch.equal(codes[place], clip.codes)
+
+
 def test_limits_pool_neutral_clips_and_both_poles(lens, tmp_path) -> None:
     listener = hearing(lens, tmp_path / "study", rows_at_once=8)
     limits = listener.limits(LOUD.neutral, n=8, first_seed=500)

@@ -1,6 +1,6 @@
 """What a study is asked for: plans, settings, and what is refused before anything is made."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +10,6 @@ from audio_lens import AudioLens, InputError
 from audio_lens.cli import main
 from audio_lens.errors import AudioLensError
 from audio_lens.recipes import tempo, timbre
-from audio_lens.recipes.study.choosing import Choice
-from audio_lens.recipes.study.hearing import Way
 from audio_lens.recipes.study.layers import layer_influence
 from audio_lens.recipes.study.planning import plan_for
 from audio_lens.recipes.study.settings import StudySettings
@@ -66,6 +64,8 @@ def test_what_a_later_stage_could_not_use_is_refused_at_once(
         ({"seconds": 1.0}, "cannot be judged"),
         ({"normal_clips": 3}, "normal_clips=3: give 7 at least"),
         ({"random_draws": 0}, "random_draws=0"),
+        ({"control_kinds": ("isotropc",)}, "did you mean 'isotropic'"),
+        ({"control_kinds": ()}, "one kind at least"),
     ],
 )
 def test_settings_that_cannot_be_run_are_refused(asked, match) -> None:
@@ -110,11 +110,12 @@ def test_layers_of_a_melody_model_are_patched_where_prompts_are_as_long(tmp_path
     with pytest.warns(UserWarning, match="numbers of text tokens"):
         _ = study.activations
     rows = study.hearing.prompted("poles +", FEW.positive[:3], (0, 1))
-    way = asdict(Way("one_to_one", 0))
-    chosen = Choice(Way(), {"+": 1.0, "-": -1.0}, {}, ({**way, "reached": 0.5},))
-    found = layer_influence(study.hearing, chosen, study.activations, rows, clips=4, frames=8)
+    found = layer_influence(
+        study.hearing, study.direction, {"+": 1.0, "-": -1.0}, study.activations, rows,
+        replace(study.settings, patched_clips=4, patched_seconds=0.16),
+    )  # fmt: skip
     assert set(found.recovery) <= {0, 1}
-    assert found.reached == {0: 0.5}
+    assert set(found.reached) == set(found.p) == {0, 1}
 
 
 def test_the_command_plans(tmp_path, capsys) -> None:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from few import FEW
 
+from audio_lens.recipes import tempo
 from audio_lens.recipes.study.baselines import wrong_layer
-from audio_lens.recipes.study.beside import stand_beside
+from audio_lens.recipes.study.beside import scatter, stand_beside
 from audio_lens.recipes.study.choosing import Choice, reach, ways
 from audio_lens.recipes.study.comparing import Compared, still_music
 from audio_lens.recipes.study.doses import dose_response
 from audio_lens.recipes.study.hearing import Way
+from audio_lens.recipes.study.layers import _up_against_down
 from audio_lens.recipes.study.settings import StudySettings
 from audio_lens.testing import random_musicgen
 
@@ -111,3 +113,40 @@ def test_ways_are_compared_while_hardly_more_clips_break_than_unsteered() -> Non
     passed = np.arange(20)[None, :, None] < 20 * share[:, None, None]
     assert still_music(tried, passed, 1.0) == [0.0, 0.5]
     assert still_music(tried, passed, -1.0) == [0.0, -1.0]
+
+
+def _twins(values) -> list[dict]:
+    return [
+        {"prompt": str(prompt), "seed": seed, "coefficient": 0.0, "value": value}
+        for (prompt, seed), value in np.ndenumerate(values)
+    ]
+
+
+def test_scatter_is_that_of_other_seeds_and_shrinks_with_their_number() -> None:
+    rng = np.random.default_rng(0)
+    # Octaves of standard deviation 0.3 around each prompt's own tempo.
+    values = 100 * 2 ** (0.3 * rng.standard_normal((200, 4)) + rng.standard_normal((200, 1)))
+    found = scatter(_twins(values), tempo, n_seeds=1)
+    # The median of 200 differences, each of deviation 0.3 * sqrt(2).
+    expected = 1.96 * np.sqrt(np.pi / 2) * 0.3 * np.sqrt(2) / np.sqrt(200)
+    assert found == pytest.approx(expected, rel=0.4)
+    assert scatter(_twins(values), tempo, n_seeds=2) < found
+    assert np.isnan(scatter(_twins(values[:, :1]), tempo, n_seeds=1))
+    assert scatter(_twins(np.full((5, 4), 90.0)), tempo, n_seeds=1) == 0
+
+
+def _steered(changes) -> list[dict]:
+    return [
+        {"coefficient": dose, "prompt": str(n), "seed": 0, "change": change, "failed": failed}
+        for dose, (change, failed) in changes.items()
+        for n in range(12)
+    ]
+
+
+def test_a_layer_that_moves_both_ways_alike_was_not_steered() -> None:
+    moved = _steered({-1.0: (-0.4, ""), 1.0: (0.3, "")})
+    assert _up_against_down(moved) == pytest.approx(np.full((12, 1), 0.35))
+    either = _steered({-1.0: (0.4, ""), 1.0: (0.4, "")})
+    assert _up_against_down(either) == pytest.approx(np.zeros((12, 1)))
+    broken = _steered({-1.0: (-0.4, "flatness"), 1.0: (float("nan"), "")})
+    assert _up_against_down(broken) == pytest.approx(np.zeros((12, 1)))

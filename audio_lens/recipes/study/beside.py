@@ -11,7 +11,7 @@ from audio_lens.analysis.significance import rank_among
 from audio_lens.analysis.statistics import median_over_prompts
 from audio_lens.recipes.concept import Concept
 from audio_lens.recipes.study.choosing import Choice
-from audio_lens.recipes.study.doses import cell, estimated
+from audio_lens.recipes.study.doses import by_dose, cell, estimated
 from audio_lens.recipes.study.hearing import HEARD, Hearing, in_change_units, unit_of
 from audio_lens.recipes.study.ledger import Row
 from audio_lens.recipes.study.settings import StudySettings
@@ -79,6 +79,36 @@ def stand_beside(
         share = large / abs(effect) if effect else float("inf")
         stood.append(Beside(kind, sign, others, rank, p, share, nats[dose]))
     return stood
+
+
+def scatter(rows: Sequence[Row], concept: Concept, *, n_seeds: int, draws: int = 200) -> float:
+    """How far unsteered clips of one seed lie from those of another: the 95th percentile of the
+    size of the median over prompts.
+
+    A direction that only makes other music of a prompt, and moves nothing, would scatter so.
+
+    Args:
+        rows: Twins among them, each prompt with the same seeds.
+        concept: Whose change is meant.
+        n_seeds: Pairs of seeds of each prompt, as many as controls are heard with.
+        draws: Of pairings.
+    """
+    twins = [row for row in rows if row["coefficient"] == 0]
+    _, heard = by_dose(twins, "value")
+    values = heard[0]
+    n_prompts, known = values.shape
+    if known < 2:
+        return float("nan")
+    rng = np.random.default_rng(0)
+    sizes = []
+    for _ in range(draws):
+        order = rng.permuted(np.tile(np.arange(known), (n_prompts, 1)), axis=1)
+        ones = np.take_along_axis(values, order, 1)
+        others = np.roll(ones, 1, axis=1)
+        pairs = zip(others[:, :n_seeds].flat, ones[:, :n_seeds].flat, strict=True)
+        changes = np.array([concept.change(other, one) for other, one in pairs])
+        sizes.append(abs(median_over_prompts(changes.reshape(n_prompts, -1))))
+    return float(np.percentile(sizes, 95))
 
 
 def beside_table(stood: Sequence[Beside]) -> "DataFrame":

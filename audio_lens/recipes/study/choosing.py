@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SIGNS: Mapping[str, float] = {"+": 1.0, "-": -1.0}
 LEAST_PASSED = 0.9
 """Share of clips that must still be music."""
-_LEAST_IN_SCAN = 0.75
+LEAST_IN_SCAN = 0.75
 """Of a handful of clips, where one that fails by chance is already more than a tenth."""
 
 
@@ -58,8 +58,7 @@ class Choice:
 
 def ways(lens: "AudioLens", settings: StudySettings) -> list[Way]:
     """Every candidate: strategies at their source layers, in each branch, at each site."""
-    n_layers = lens.cfg.n_layers
-    layers = spread(range(n_layers), settings.scan_layers)
+    layers = spread(range(lens.cfg.n_layers), settings.scan_layers)
     return [
         Way(strategy, layer, branch, site=site)
         for site in settings.sites_of(lens)
@@ -67,6 +66,13 @@ def ways(lens: "AudioLens", settings: StudySettings) -> list[Way]:
         for layer in ([None] if strategy == "all_to_all" else layers)
         for branch in settings.branches
     ]
+
+
+def single_layers(lens: "AudioLens", settings: StudySettings) -> dict[int, Way]:
+    """Each layer steered alone, in both halves, at the first site: what layers are compared by."""
+    site = settings.sites_of(lens)[0]
+    layers = spread(range(lens.cfg.n_layers), settings.scan_layers)
+    return {layer: Way("one_to_one", layer, "both", site=site) for layer in layers}
 
 
 def choose(
@@ -91,31 +97,15 @@ def choose(
     candidates = ways(hearing.lens, settings)
 
     def best(
-        way: Way,
-        prompts: Sequence[str],
-        strengths: Sequence[float],
-        n: int,
-        least: float,
-    ) -> Any:
+        way: Way, prompts: Sequence[str], strengths: Sequence[float], n: int, least: float
+    ) -> dict[str, tuple[float, float]]:
         rows = hearing.steered(
             "real", "real", direction, way, prompts=prompts, seeds=range(n),
-            coefficients=[sign * s for sign in SIGNS.values() for s in strengths],
+            coefficients=both_signs(strengths),
         )  # fmt: skip
-        found = {}
-        for name, sign in SIGNS.items():
-            reached = {
-                s: reach(_at(rows, sign * s), prompted[name], least_passed=least) for s in strengths
-            }
-            strength = max(reached, key=lambda s: (min(reached[s], 1.0), -s))
-            found[name] = (sign * strength, reached[strength])
-        return found
+        return best_strengths(rows, strengths, prompted, least)
 
-    def worse(found: Mapping[str, tuple[float, float]]) -> float:
-        return min(reached for _, reached in found.values())
-
-    scanned = {
-        way: best(way, few, settings.scan_strengths, 1, _LEAST_IN_SCAN) for way in candidates
-    }
+    scanned = {way: best(way, few, settings.scan_strengths, 1, LEAST_IN_SCAN) for way in candidates}
     order = sorted(scanned, key=lambda way: worse(scanned[way]), reverse=True)
     final = {
         way: best(way, dev, settings.strengths, settings.dev_seeds, LEAST_PASSED)
@@ -129,6 +119,35 @@ def choose(
         tuple({**asdict(way), "reached": worse(scanned[way])} for way in order),
         settings.pool,
     )
+
+
+def both_signs(strengths: Sequence[float]) -> list[float]:
+    """Coefficients of either sign."""
+    return [sign * strength for sign in SIGNS.values() for strength in strengths]
+
+
+def best_strengths(
+    rows: Sequence[Row],
+    strengths: Sequence[float],
+    prompted: Mapping[str, float],
+    least_passed: float,
+) -> dict[str, tuple[float, float]]:
+    """By sign, the coefficient that reaches furthest (all of the prompted shift is enough, by as
+    little as it takes), and the share of that shift."""
+    found = {}
+    for name, sign in SIGNS.items():
+        reached = {
+            s: reach(_at(rows, sign * s), prompted[name], least_passed=least_passed)
+            for s in strengths
+        }
+        strength = max(reached, key=lambda s: (min(reached[s], 1.0), -s))
+        found[name] = (sign * strength, reached[strength])
+    return found
+
+
+def worse(found: Mapping[str, tuple[float, float]]) -> float:
+    """What the sign that reaches less far reaches."""
+    return min(reached for _, reached in found.values())
 
 
 def _at(rows: Sequence[Row], coefficient: float) -> list[Row]:

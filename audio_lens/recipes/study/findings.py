@@ -1,10 +1,11 @@
 """What a study's numbers allow one to say, in sentences that are made of the numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING
 
 from audio_lens.analysis.significance import holm
+from audio_lens.recipes.study.beside import scatter
 from audio_lens.recipes.study.choosing import SIGNS
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def findings(study: "Study") -> Iterator[str]:
     for sign in SIGNS:
         yield _effect(study, sign, said[sign], float(corrected[sign]))
         yield from _beside(study, sign, said[sign], float(corrected[sign]))
+    yield from _scatter(study)
     yield _trend(study)
     yield from _strategies(study)
     yield _largest_side_effect(study)
@@ -120,6 +122,20 @@ def _beside(study: "Study", sign: str, said: str, p: float) -> Iterator[str]:
         )
 
 
+def _scatter(study: "Study") -> Iterator[str]:
+    n_seeds = study.settings.control_seeds
+    found = scatter(study.rows, study.concept, n_seeds=n_seeds)
+    if not isfinite(found):
+        return
+    sizes = {sign: abs(side.effect.value) for sign, side in study.dose_response.sides.items()}
+    shares = " and ".join(f"{found / size:.0%} ({sign})" for sign, size in sizes.items() if size)
+    yield (
+        f"Unsteered clips of the same prompts and other seeds, {n_seeds} a prompt as in the "
+        f"controls, differ in the median by up to {found:.2f} {study.concept.change_unit} (95th "
+        f"percentile), {shares} of the effects: so far a control may scatter that moves nothing."
+    )
+
+
 def _trend(study: "Study") -> str:
     trend, unit = study.dose_response.trend, study.concept.change_unit
     if trend is None:
@@ -184,10 +200,22 @@ def methods(study: "Study") -> str:
         f"with a percentile bootstrap that draws prompts and then seeds. The two primary tests, "
         f"one per sign at the chosen coefficient, flip signs by prompt and are corrected by Holm "
         f"over both; all else is exploratory. Controls are {settings.random_draws} directions each "
-        f"that are isotropic, drawn with the covariance of the activations, or made with labels "
-        f"flipped within pairs{_other_concepts(study)}, rescaled to the direction's length at "
-        f"every layer, on the first {settings.control_seeds} of the seeds.{dropped}"
+        f"that are {_kinds(settings.control_kinds)}{_other_concepts(study)}, rescaled to the "
+        f"direction's length at every layer, on the first {settings.control_seeds} of the seeds."
+        f"{dropped}"
     )
+
+
+_SAID = {
+    "isotropic": "isotropic",
+    "matched": "drawn with the covariance of the activations",
+    "flipped": "made with labels flipped within pairs",
+}
+
+
+def _kinds(kinds: Sequence[str]) -> str:
+    *most, last = (_SAID[kind] for kind in kinds)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _other_concepts(study: "Study") -> str:

@@ -15,6 +15,7 @@ from audio_lens.audio.measures import evaluate
 from audio_lens.audio.quality import Limits, Vitals, code_log_probability, quality_guard, vitals
 from audio_lens.audio.tempo import is_suspect
 from audio_lens.lens.intervention import Intervention
+from audio_lens.lens.rows import group_rows
 from audio_lens.provenance import tensors_sha256
 from audio_lens.recipes.concept import Concept
 from audio_lens.recipes.study.ledger import Ledger, Row
@@ -238,11 +239,10 @@ class Hearing:
             self.ledger.hold()  # nobody else makes them meanwhile
             known = self._known(said)
             missing = [cell for cell in cells if cell.key not in known]
-        starts = range(0, len(missing), self._rows_at_once)
-        for start in tqdm(
-            starts, desc=f"{stage}: {name}", disable=not self._progress or not missing
+        batches = self._batches(missing)
+        for batch in tqdm(
+            batches, desc=f"{stage}: {name}", disable=not self._progress or not missing
         ):
-            batch = missing[start : start + self._rows_at_once]
             clips = self._play(batch, put(batch) if put else [], guidance)
             heard = list(self._heard(batch, clips, scored_under or {}))
             rows = [{**said, **row} for row in heard]
@@ -250,6 +250,18 @@ class Hearing:
             self.ledger.append(stage, rows, codes)
         known = self._known(said) if missing else known
         return [known[cell.key] for cell in cells]
+
+    def _batches(self, cells: Sequence[Cell]) -> list[list[Cell]]:
+        """Cells that run together.
+
+        Cut by the lens's own groups: a melody model runs rows of other text lengths apart, so that
+        a batch of mixed prompts would be filled up with copies once for every length.
+        """
+        if not cells:
+            return []
+        prompts = [cell.prompt for cell in cells]
+        groups = group_rows(prompts, self._rows_at_once, self.lens._conditioner)
+        return [[cells[row] for row in group.rows] for group in groups]
 
     def _known(self, said: Mapping[str, Any]) -> dict[tuple[str, int, float], Row]:
         return {

@@ -6,20 +6,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
+from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.poles import Poles
 from audio_lens.analysis.probes import Probe
+from audio_lens.analysis.significance import max_statistic
 from audio_lens.errors import InputError
 from audio_lens.patching import metrics
 from audio_lens.patching.activation import activation_patch
+from audio_lens.recipes.study.choosing import (
+    LEAST_IN_SCAN,
+    best_strengths,
+    both_signs,
+    single_layers,
+    worse,
+)
+from audio_lens.recipes.study.doses import by_dose
 from audio_lens.recipes.study.hearing import spread
+from audio_lens.recipes.study.settings import StudySettings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
     from audio_lens.lens.lens import AudioLens
-    from audio_lens.recipes.study.choosing import Choice
     from audio_lens.recipes.study.hearing import Hearing
     from audio_lens.recipes.study.ledger import Row
 
@@ -33,7 +44,11 @@ class LayerInfluence:
     """
 
     reached: Mapping[int, float]
-    """Share of the prompted shift when the layer alone is steered, on dev prompts."""
+    """Share of the prompted shift when the layer alone is steered, in both halves, on dev prompts
+    (the worse sign at its best strength; -inf where clips are no longer music)."""
+    p: Mapping[int, float]
+    """That steering up and down differ there by chance, corrected for the number of layers by the
+    maximum statistic."""
     readable: Mapping[int, float]
     """Score of a probe for the pole, on matched prompts that it was not fitted to; chance is 0.5.
     Empty where there are too few prompts for three splits."""
@@ -45,7 +60,12 @@ class LayerInfluence:
         import pandas
 
         return pandas.DataFrame(
-            {"steered": self.reached, "probe": self.readable, "patched": self.recovery}
+            {
+                "steered": self.reached,
+                "p": self.p,
+                "probe": self.readable,
+                "patched": self.recovery,
+            }
         ).rename_axis("layer")
 
     def plot(self) -> "Figure":
@@ -57,35 +77,53 @@ class LayerInfluence:
 
 def layer_influence(
     hearing: "Hearing",
-    choice: "Choice",
+    direction: Direction,
+    prompted_shifts: Mapping[str, float],
     poles: Poles,
     prompted: Sequence["Row"],
-    *,
-    site: str = "resid_post",
-    clips: int = 8,
-    frames: int = 100,
+    settings: StudySettings,
 ) -> LayerInfluence:
-    """The three answers, of what was gathered already and a patching grid over layers.
+    """The three answers, at the first of the study's sites.
 
     Args:
         hearing: Of the study.
-        choice: Where steering single layers was tried.
+        direction: What single layers are steered by.
+        prompted_shifts: From neutral dev clips to clips prompted at each pole.
         poles: Activations of matched prompts.
         prompted: Clips that were prompted at the positive pole.
-        site: Where the direction belongs.
-        clips: How many of them are patched.
-        frames: How much of each.
+        settings: How much is heard and patched.
     """
+    site = settings.sites_of(hearing.lens)[0]
+    frames = round(settings.patched_seconds * hearing.lens.cfg.frame_rate)
+    few = spread(hearing.concept.dev, settings.scan_prompts)
+    heard = {
+        layer: hearing.steered(
+            "real", "real", direction, way, prompts=few, seeds=(0,),
+            coefficients=both_signs(settings.scan_strengths),
+        )
+        for layer, way in single_layers(hearing.lens, settings).items()
+    }  # fmt: skip
     reached = {
-        way["source_layer"]: way["reached"]
-        for way in choice.scan
-        if (way["site"], way["strategy"], way["branch"]) == (site, "one_to_one", "both")
+        layer: worse(best_strengths(rows, settings.scan_strengths, prompted_shifts, LEAST_IN_SCAN))
+        for layer, rows in heard.items()
     }
+    p = max_statistic(np.stack([_up_against_down(rows) for rows in heard.values()]))
     return LayerInfluence(
-        reached=dict(sorted(reached.items())),
+        reached=reached,
+        p=dict(zip(heard, p.tolist(), strict=True)),
         readable=_readable(poles, site),
-        recovery=_recovery(hearing, spread(prompted, clips), site, frames),
+        recovery=_recovery(hearing, spread(prompted, settings.patched_clips), site, frames),
     )
+
+
+def _up_against_down(rows: Sequence["Row"]) -> Float[np.ndarray, "prompt seed"]:
+    """Half the difference of steering up and down, over strengths; broken clips did not move.
+
+    One number per prompt, of all strengths: choosing the best would flatter.
+    """
+    doses, changes = by_dose(rows, "change")
+    changes = np.where(by_dose(rows, "passed")[1] == 1, np.nan_to_num(changes), 0.0)
+    return (np.sign(doses)[:, None, None] * changes).mean(0)
 
 
 def _readable(poles: Poles, site: str) -> dict[int, float]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from audio_lens.errors import InputError
 from audio_lens.files import whole
 
-FORMAT = "audio_lens.study.1"
+FORMAT = "audio_lens.study.2"
 CONFIGURATION = "configuration.json"
 Row = dict[str, Any]
 

@@ -20,6 +20,7 @@ _ROW_BYTES = 1600
 _TRIED_SECONDS = 2.0
 
 _CUTS: Sequence[tuple[str, dict[str, Any]]] = (
+    ("isotropic controls alone", {"control_kinds": ("isotropic",)}),
     ("10 draws of each control: p cannot fall below 0.09", {"random_draws": 10}),
     ("6 layers in the scan", {"scan_layers": 6}),
     ("one finalist", {"finalists": 1}),
@@ -124,6 +125,7 @@ def plan_for(
 def _cuts(study: "Study", found: Plan) -> Iterator[Plan]:
     yield found
     for said, numbers in _CUTS:
+        # Fewer of something: a smaller number, or the first of its kinds.
         smaller = {n: v for n, v in numbers.items() if v < getattr(found.settings, n)}
         if not smaller:
             continue

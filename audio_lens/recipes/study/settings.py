@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audio_lens.analysis._pooling import Pool
+from audio_lens.analysis.controls import KINDS, Kind
 from audio_lens.audio.quality import SHORTEST_SECONDS
 from audio_lens.errors import InputError, did_you_mean
 
@@ -59,6 +60,7 @@ class StudySettings:
     """Multiples of the chosen coefficient of each sign: with 0, nine for two signs."""
     test_seeds: int = 4
     test_first_seed: int = 1000
+    control_kinds: tuple[Kind, ...] = KINDS
     random_draws: int = 20
     """Of each kind of control."""
     control_seeds: int = 1
@@ -98,10 +100,13 @@ class StudySettings:
         for what, given, known in (
             ("strategy", self.strategies, ("one_to_one", "one_to_all", "all_to_all")),
             ("branch", self.branches, ("both", "cond", "uncond")),
+            ("kind of control", self.control_kinds, KINDS),
         ):
             for name in given:
                 if name not in known:
-                    raise InputError(f"no {what} {name!r} in a scan: {did_you_mean(name, known)}")
+                    raise InputError(f"no {what} {name!r} in a study: {did_you_mean(name, known)}")
+        if not self.control_kinds:
+            raise InputError("control_kinds=(): an effect needs its controls, one kind at least.")
         for name in ("scan_strengths", "strengths", "compare_strengths", "doses"):
             numbers = getattr(self, name)
             if not numbers or not all(isfinite(each) and each > 0 for each in numbers):
@@ -180,7 +185,7 @@ def costs(
         "compare",
         n_compared * n_dev * settings.compare_seeds * signs * len(settings.compare_strengths),
     )
-    n_controls = 3 * settings.random_draws + n_others
+    n_controls = len(settings.control_kinds) * settings.random_draws + n_others
     yield clips("controls", n_controls * n_test * settings.control_seeds * signs)
     yield clips(
         "baselines",

@@ -27,7 +27,7 @@ from audio_lens.provenance import (
 from audio_lens.recipes.concept import Concept, shipped_beside
 from audio_lens.recipes.study.baselines import baselines, text_between_poles
 from audio_lens.recipes.study.beside import Beside, control_rows, side_effects, stand_beside
-from audio_lens.recipes.study.choosing import SIGNS, Choice, choose, ways
+from audio_lens.recipes.study.choosing import SIGNS, Choice, choose, single_layers, ways
 from audio_lens.recipes.study.comparing import Comparison, compare
 from audio_lens.recipes.study.doses import DoseResponse, by_group, dose_response
 from audio_lens.recipes.study.findings import findings
@@ -161,7 +161,9 @@ class Study:
                 n_dev=len(self.concept.dev),
                 n_test=len(self.concept.test),
                 n_pairs=len(self.concept.positive),
-                n_ways=len(ways(self.lens, settings)),
+                n_ways=len(
+                    {*ways(self.lens, settings), *single_layers(self.lens, settings).values()}
+                ),
                 n_compared=len(settings.sites_of(self.lens))
                 * len(settings.strategies)
                 * len(settings.branches),
@@ -235,10 +237,10 @@ class Study:
     @cached_property
     def layers(self) -> LayerInfluence:
         """Stage 3: what steering does, what can be read and what patching restores, by layer."""
+        self._learn_limits()
         return layer_influence(
-            self.hearing, self.choice, self.activations, self.prompted("+"),
-            site=self._first_site, clips=self.settings.patched_clips,
-            frames=round(self.settings.patched_seconds * self.lens.cfg.frame_rate),
+            self.hearing, self.direction, self.poles.dev_shifts, self.activations,
+            self.prompted("+"), self.settings,
         )  # fmt: skip
 
     @cached_property
@@ -311,7 +313,9 @@ class Study:
     def beside(self) -> list[Beside]:
         """Stage 6: its rank among every kind of control."""
         return [
-            stood for kind in (*KINDS, *self.other_concepts) for stood in self.stand_beside(kind)
+            stood
+            for kind in (*self.settings.control_kinds, *self.other_concepts)
+            for stood in self.stand_beside(kind)
         ]
 
     @cached_property
