@@ -9,6 +9,7 @@ parts is counted with these.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -53,18 +54,36 @@ class LogitAttribution:
         return pandas.DataFrame({"logits": mean.flatten().tolist()}, index=index).reset_index()
 
     def plot(self, *, example: int | None = None) -> "Figure":
-        """Parts by codebook, averaged over frames."""
+        """What blocks add, layers by their parts, one panel per codebook, averaged over frames.
+
+        What is no part of a block (embeddings, bias, edits) stands in the title as a sum.
+        """
         from audio_lens.plots.panels import Axis, panels
 
-        chosen = self.values.mean(1) if example is None else self.values[:, example]
-        books = [str(n) for n in range(chosen.shape[1])]
+        chosen = (self.values.mean(1) if example is None else self.values[:, example]).mean(-1)
+        placed = [part.partition(".") for part in self.parts]  # "3.attn.1": layer 3, its attn.1
+        in_blocks = [(int(layer), name) for layer, dot, name in placed if dot]
+        layers = sorted({layer for layer, _ in in_blocks})
+        columns = list(dict.fromkeys(name for _, name in in_blocks))
+        maps = {}
+        for book in range(chosen.shape[1]):
+            added = dict(zip(placed, chosen[:, book].tolist(), strict=True))
+            rest = sum(value for (_, dot, _), value in added.items() if not dot)
+            grid = [[added[str(layer), ".", name] for name in columns] for layer in layers]
+            maps[f"codebook {book} (elsewhere {rest:+.1f})"] = np.array(grid)
         return panels(
-            {"direct effect": chosen.mean(-1).T.numpy()},
-            rows=Axis("codebook", books),
-            columns=Axis("part", self.parts),
+            maps,
+            rows=Axis("layer", [str(layer) for layer in layers]),
+            columns=Axis("part", [_short(name) for name in columns]),
             scale="logits",
             signed=True,
         )
+
+
+def _short(part: str) -> str:
+    """`attn.1` as `a1`, `cross_attn.1` as `c1`, `mlp` as it is."""
+    kind, dot, head = part.partition(".")
+    return f"{kind[0]}{head}" if dot else part
 
 
 @torch.no_grad()

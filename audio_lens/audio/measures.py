@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from audio_lens.audio.beat import beat_bpm, beat_clarity
 from audio_lens.audio.closeness import chroma_closeness, log_mel_distance
 from audio_lens.audio.level import clipped_fraction, loudness, peak, rms, silent_fraction
@@ -44,6 +46,41 @@ MEASURES: dict[str, Callable[[Any, int], float]] = {
     "loop_score": loop_score,
 }
 """Every measure of one clip, by name; units are in their docstrings."""
+
+
+_DIFFERENCES = {
+    "centroid_semitones": "semitones",
+    "register": "semitones",
+    "loudness": "LU",
+    "rms": "dB",
+    "peak": "dB",
+    **dict.fromkeys(
+        ("pulse_clarity", "beat_clarity", "high_band_ratio", "flatness", "silent_fraction",
+         "clipped_fraction", "loop_score"),
+        "share",
+    ),
+}  # fmt: skip
+"""Measures whose change is a difference, with its unit; of the others it is a ratio, in octaves."""
+
+
+def change_unit(name: str) -> str:
+    """The unit in which a measure's change is told.
+
+    >>> change_unit("pulse_bpm"), change_unit("register")
+    ('octaves', 'semitones')
+    """
+    return _DIFFERENCES.get(name, "octaves")
+
+
+def in_change_units(name: str, value: float) -> float:
+    """A measured value on the scale on which changes of it are differences; NaN if it has none.
+
+    >>> in_change_units("pulse_bpm", 120) - in_change_units("pulse_bpm", 60)
+    1.0
+    """
+    if not np.isfinite(value) or (name not in _DIFFERENCES and value <= 0):
+        return float("nan")
+    return value if name in _DIFFERENCES else float(np.log2(value))
 
 
 def evaluate(audio: Any, sample_rate: int, only: tuple[str, ...] = ()) -> dict[str, float]:

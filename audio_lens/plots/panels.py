@@ -12,6 +12,8 @@ from torch import Tensor
 from audio_lens.plots._picture import Picture
 
 _MOST_TICKS = 12
+_MOST_CHARACTERS = 46
+"""That fit side by side below a panel."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,9 @@ def _plain(values: Float[np.ndarray, " value"]) -> dict[str, Any]:
 
 def _ticks(axis: Any, along: Axis) -> None:
     every = max(1, -(-len(along.labels) // _MOST_TICKS))
+    if axis.axis_name == "x":
+        while sum(len(label) + 1 for label in along.labels[::every]) > _MOST_CHARACTERS:
+            every += 1
     shown = list(range(0, len(along.labels), every))
     axis.set_ticks(shown, [along.labels[n] for n in shown])
     axis.set_label_text(along.name)

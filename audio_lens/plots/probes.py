@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from audio_lens.plots._picture import Picture
 from audio_lens.plots.panels import Axis, panels
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from audio_lens.analysis.probe_sweep import ProbeSweep
 
 
@@ -42,6 +45,44 @@ def _curve(panel: Any, sweep: "ProbeSweep", site: str, name: str, color: str) ->
     panel.fill_between(
         list(probes), [s.low for s in scores], [s.high for s in scores], alpha=0.2, color=color
     )
+
+
+def tasks_figure(probes: "DataFrame") -> Figure:
+    """One panel per task: a site's scores over layers, the same sites with random weights dashed,
+    labels shuffled dotted.
+
+    probes: as `audio_lens.recipes.probing.write` keeps them, in `probes.csv`.
+    """
+    tasks, sites = list(probes["task"].unique()), list(probes["site"].unique())
+    n_rows = -(-len(tasks) // _PANELS_IN_A_ROW)
+    figure = Picture(figsize=(4 * _PANELS_IN_A_ROW, 3 * n_rows), layout="constrained")
+    drawn = figure.subplots(n_rows, _PANELS_IN_A_ROW, squeeze=False, sharex=True).flat
+    for panel, task in zip(drawn, tasks, strict=False):
+        of_task = probes[probes["task"] == task]
+        for n, site in enumerate(sites):
+            here = of_task[of_task["site"] == site]
+            model, random = (here[here["weights"] == name] for name in ("model", "random"))
+            panel.plot(model["layer"], model["score"], marker="o", color=f"C{n}", label=site)
+            panel.fill_between(
+                model["layer"], model["low"], model["high"], color=f"C{n}", alpha=0.15
+            )
+            panel.plot(random["layer"], random["score"], "--", color=f"C{n}")
+        model = of_task[of_task["weights"] == "model"]
+        graded = model["mean"].notna().all() if "mean" in model else False
+        shuffled = model.groupby("layer")["shuffled"].mean().clip(lower=-_LEAST_SHOWN)
+        panel.plot(shuffled.index, shuffled, ":", color="0.3")
+        panel.set(title=task, ylabel="R squared" if graded else "accuracy", xlabel="layer")
+        panel.set_ylim(bottom=-_LEAST_SHOWN if graded else 0, top=1.05)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for panel in list(figure.axes)[len(tasks) :]:
+        panel.remove()
+    figure.axes[0].legend(fontsize="small")
+    return figure
+
+
+_PANELS_IN_A_ROW = 3
+_LEAST_SHOWN = 0.2
+"""Below this an R squared only says that nothing was read."""
 
 
 def part_map(found: "ProbeSweep") -> Figure:

@@ -201,8 +201,10 @@ def report(found: Sequence[ProbedTask]) -> str:
 def write(
     found: Sequence[ProbedTask], folder: str | Path, settings: ProbingSettings, lens: "AudioLens"
 ) -> Path:
-    """The table, every probe's score, a picture per task and the configuration, in a folder."""
+    """The table, every probe's score, a picture of all tasks and one of each, the configuration."""
     import pandas
+
+    from audio_lens.plots.probes import tasks_figure
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +214,9 @@ def write(
         for each in found
         for weights, sweep in (("model", each.model), ("random", each.random))
     ]
-    pandas.concat(every).to_csv(folder / "probes.csv", index=False)
+    scores = pandas.concat(every)
+    scores.to_csv(folder / "probes.csv", index=False)
+    tasks_figure(scores).savefig(folder / "probing.png", dpi=110)
     for each in found:
         figure = each.model.plot(beside={"random weights": each.random})
         figure.savefig(folder / f"{each.task}.png", dpi=110)

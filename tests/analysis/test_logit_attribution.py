@@ -81,7 +81,16 @@ def test_a_planted_neuron_is_what_makes_its_code_likely() -> None:
 def test_pictures_and_bad_input(lens, as_users_see_it) -> None:
     codes = lens.random_codes(frames=7, seed=3)
     found = logit_attribution(lens, PROMPTS[0], codes)
-    assert found.plot(example=0).axes[0].get_ylabel() == "codebook"
+    panels = found.plot(example=0).axes[: lens.cfg.n_codebooks]
+    drawn = panels[1].images[0].get_array()
+    columns = [f"attn.{h}" for h in range(lens.cfg.n_heads)]
+    columns += [f"cross_attn.{h}" for h in range(lens.cfg.n_heads)] + ["mlp"]
+    for layer, row in enumerate(drawn):
+        for name, cell in zip(columns, row, strict=True):
+            added = found.values[found.parts.index(f"{layer}.{name}"), 0, 1].mean()
+            assert cell == pytest.approx(float(added), abs=1e-6)
+    elsewhere = float(found.total[0, 1].mean()) - drawn.sum()
+    assert f"(elsewhere {elsewhere:+.1f})" in panels[1].get_title()
     with pytest.raises(InputError, match="give as many"):
         logit_attribution(lens, PROMPTS[0], codes, against=codes[..., :3])
     with pytest.raises(InputError, match='against must be "mean"'):

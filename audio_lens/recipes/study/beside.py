@@ -9,10 +9,11 @@ import numpy as np
 from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.significance import rank_among
 from audio_lens.analysis.statistics import median_over_prompts
+from audio_lens.audio.measures import change_unit, in_change_units
 from audio_lens.recipes.concept import Concept
 from audio_lens.recipes.study.choosing import Choice
 from audio_lens.recipes.study.doses import by_dose, cell, estimated
-from audio_lens.recipes.study.hearing import HEARD, Hearing, in_change_units, unit_of
+from audio_lens.recipes.study.hearing import HEARD, Hearing
 from audio_lens.recipes.study.ledger import Row
 from audio_lens.recipes.study.settings import StudySettings
 
@@ -155,11 +156,12 @@ def side_effects(rows: Sequence[Row], choice: Choice, concept: Concept) -> "Data
             found = estimated(cell(rows, dose, column))
             size = found["change"] / spread
             wanted = size if column == "change" else wanted
+            measure = column.removeprefix("change").strip() or concept.heard
             lines.append(
                 {
                     "sign": sign,
-                    "measure": column.removeprefix("change").strip() or concept.heard,
-                    "unit": concept.change_unit if column == "change" else unit_of(column),
+                    "measure": measure,
+                    "unit": concept.change_unit if column == "change" else change_unit(measure),
                     **found,
                     "in spreads of twins": size,
                     "wanted over this": abs(wanted / size) if size else float("inf"),

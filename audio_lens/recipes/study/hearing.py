@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from audio_lens.analysis.directions import Direction
 from audio_lens.audio.clip import Clip
-from audio_lens.audio.measures import evaluate
+from audio_lens.audio.measures import evaluate, in_change_units
 from audio_lens.audio.quality import Limits, Vitals, code_log_probability, quality_guard, vitals
 from audio_lens.audio.tempo import is_suspect
 from audio_lens.lens.intervention import Intervention
@@ -325,22 +325,6 @@ class Hearing:
 def _vitals_of(row: Row) -> Vitals:
     kept = {name.removeprefix("vital "): row[name] for name in row if name.startswith("vital ")}
     return Vitals(**{**kept, "log_probability": tuple(kept["log_probability"])})
-
-
-_DIFFERENCES = {"register": "semitones", "loudness": "LU", "flatness": "share"}
-"""Measures whose change is a difference, with its unit; of the others it is a ratio, in octaves."""
-
-
-def unit_of(name: str) -> str:
-    """The unit of a measure's change."""
-    return _DIFFERENCES.get(name.removeprefix("change "), "octaves")
-
-
-def in_change_units(name: str, value: float) -> float:
-    """A measured value on the scale on which changes of it are differences."""
-    if not np.isfinite(value) or (name not in _DIFFERENCES and value <= 0):
-        return float("nan")
-    return value if name in _DIFFERENCES else float(np.log2(value))
 
 
 def _change(name: str, value: float, twin: float) -> float:
