@@ -23,14 +23,16 @@ Made by `python docs/make_probing.py` from the folders that these commands leave
 {commands}
 ```
 
-SynTheory's tasks (arXiv 2410.00872) and brightness, instrument and level, on [labelled clips](datasets.md)
-that are tuned to the grid the toys' codec hears. Models hear each clip teacher-forced and without a prompt,
-so nothing here was told to them in words; what a probe reads was heard. Probes are linear, one per site and
-layer on means over time; best places are chosen on validation clips, scores are of test clips that share no
-label value or pattern with training ([probes](probes.md) says what each column means). On a checkpoint:
+SynTheory's tasks (arXiv 2410.00872) and brightness, instrument and level, on
+[labelled clips](datasets.md) that are tuned to the grid the toys' codec hears. Models hear each
+clip teacher-forced and without a prompt, so nothing here was told to them in words; what a probe
+reads was heard. Probes are linear, one per site and layer on means over time; best places are
+chosen on validation clips, scores are of test clips that share no label value or pattern with
+training ([probes](probes.md) says what each column means). On a checkpoint:
 `audio-lens probe --model facebook/musicgen-small`, which asks in equal temperament.
 
-**Only what is above random weights was learned**: codes alone tell much, and a random model passes them on.
+**Only what is above random weights was learned**: codes alone tell much, and a random model passes
+them on.
 """
 
 
@@ -44,7 +46,7 @@ def section(folder: Path) -> Iterator[str]:
     yield f"\n## `{model}`\n"
     yield (folder / "probing.md").read_text()
     yield (
-        f"![Scores over layers by task and site; dashed: random weights; dotted: shuffled labels]"
+        "![Scores over layers by task and site; dashed: random weights; dotted: shuffled labels]"
         f"(figures/{picture.name})"
     )
 

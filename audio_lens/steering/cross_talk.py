@@ -11,6 +11,7 @@ from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.statistics import bootstrap, median_over_prompts
 from audio_lens.audio.measures import MEASURES, change_unit, evaluate, in_change_units
 from audio_lens.errors import InputError, did_you_mean
+from audio_lens.lens.operations import add
 from audio_lens.lens.rows import Prompts
 from audio_lens.provenance import versions
 from audio_lens.steering.sweep import SweepRow, sweep
@@ -137,11 +138,12 @@ def cross_talk(
         )
         return _values(rows, measures, (len(coefficients), -1, len(seeds)))
 
+    # Added with nothing, whatever the operation: one that acts at 0 would leave no unsteered clips.
+    (twins,) = heard([0.0], next(iter(directions)), **{**options, "op": add})
     effects = []
     for name, dose in doses.items():
         down, up = heard([-dose, dose], name, **options)
         effects.append((up - down) / 2)
-    (twins,) = heard([0.0], next(iter(directions)))
     flat = twins.reshape(len(measures), -1)
     spreads = [np.nanstd(v, ddof=1) if np.isfinite(v).sum() > 1 else np.nan for v in flat]
     made = {

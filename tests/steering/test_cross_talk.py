@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from audio_lens import Direction, InputError
+from audio_lens import Direction, InputError, add, clamp
 from audio_lens.audio.level import loudness
 from audio_lens.audio.timbre import spectral_centroid
 from audio_lens.steering import cross_talk
@@ -56,6 +56,17 @@ def test_effects_are_half_of_up_against_down(lens, found) -> None:
 def test_a_direction_under_two_names_is_one(found) -> None:
     assert np.array_equal(found.effects[0], found.effects[2], equal_nan=True)
     assert not np.allclose(found.effects[0], found.effects[1], equal_nan=True)
+
+
+def test_options_of_steering_reach_the_steered_clips_alone(lens) -> None:
+    deep = Direction({("resid_post", n): torch.full((64,), 0.5 + n) for n in range(2)})
+    asked = {"measures": ["loudness"], "seeds": [0], "seconds": 0.5, "progress": False}
+    added, clamped = (
+        cross_talk(lens, {"deep": deep}, PROMPTS, source_layer=1, op=op, **asked)
+        for op in (add, clamp)
+    )
+    assert np.array_equal(added.spreads, clamped.spreads)
+    assert not np.array_equal(added.effects, clamped.effects)
 
 
 def test_the_table_and_the_picture_hold_every_cell(found) -> None:
