@@ -122,11 +122,12 @@ def crossed(lens: AudioLens) -> Figure:
     for name in ("tempo", "timbre"):
         poles = pole_prompts(name)
         made[name] = difference_in_means(
-            lens, positive=poles.positive[::2], negative=poles.negative[::2], progress=False
-        )
+            lens, positive=poles.positive[::2], negative=poles.negative[::2],
+            site="cross_attn_out", progress=False,
+        )  # fmt: skip
     made["random"] = made["timbre"].random_like(0)
     return cross_talk(
-        lens, made, NEUTRAL, source_layer=4, coefficient=0.25, progress=False,
+        lens, made, NEUTRAL, strategy="all_to_all", branch="cond", coefficient=0.5, progress=False,
         measures=("pulse_bpm", "onset_rate", "spectral_centroid", "register", "loudness"),
     ).plot()  # fmt: skip
 

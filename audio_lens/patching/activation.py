@@ -23,6 +23,7 @@ from audio_lens.patching.experiment import (
     scores,
 )
 from audio_lens.patching.result import PatchingResult
+from audio_lens.patching.resuming import taken_over, warn_interrupted
 from audio_lens.patching.reuse import reusable, run_reusing, share_run
 
 if TYPE_CHECKING:
@@ -112,12 +113,7 @@ def activation_patch(
                 values[place] = score
                 bar.update()
     except KeyboardInterrupt:
-        done = int((~values.isnan()).all(1).sum())
-        warnings.warn(
-            f"interrupted: {done} of {len(values)} cells are done. Go on by giving this result as "
-            f"resume=.",
-            stacklevel=2,
-        )
+        warn_interrupted(values)
     else:
         _warn_of_nan(experiment, values, todo)
     finally:
@@ -164,10 +160,9 @@ def _begin(
 ) -> tuple[Float[Tensor, "cell example"], list[int]]:
     """The values to fill in, NaN where nothing is known yet, and the cells to run."""
     grid, n = experiment.grid, experiment.n_examples
-    values = torch.full((len(grid.cells), n), float("nan"))
-    if resume is not None:
-        _check_same(experiment, resume)
-        values = resume.per_example.reshape(-1, n).clone()
+    if resume is not None and resume.provenance.get("method") not in ("full", "reuse"):
+        raise InputError("resume= is no result of activation_patch.")
+    values = taken_over(experiment.result(torch.full((*grid.shape, n), 0.0)), resume)
     wanted = list(range(len(values)))
     if sample is not None:
         if sample < 1:
@@ -175,24 +170,6 @@ def _begin(
         order = torch.randperm(len(wanted), generator=torch.Generator().manual_seed(seed))
         wanted = sorted(order[:sample].tolist())
     return values, [place for place in wanted if values[place].isnan().any()]
-
-
-def _check_same(experiment: Experiment, resume: PatchingResult) -> None:
-    """Refuse to go on from the result of another experiment."""
-    ours = experiment.result(torch.full((*experiment.grid.shape, experiment.n_examples), 0.0))
-    if dict(resume.axes) != dict(ours.axes) or resume.per_example.shape != ours.per_example.shape:
-        raise InputError("resume= is the result of another grid: its axes or batch differ.")
-    if resume.provenance.get("method") not in ("full", "reuse"):
-        raise InputError("resume= is no result of activation_patch.")
-    for key, value in ours.provenance.items():
-        if resume.provenance.get(key) != value:
-            raise InputError(
-                f"resume= is the result of another experiment: its {key} is "
-                f"{resume.provenance.get(key)!r}, here it is {value!r}."
-            )
-    for side in ("clean", "corrupted"):
-        if not torch.allclose(getattr(resume, side), getattr(ours, side), rtol=1e-4, atol=1e-5):
-            raise InputError(f"resume= is the result of another {side} run: its metric differs.")
 
 
 def run_full(

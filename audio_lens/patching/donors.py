@@ -77,6 +77,7 @@ def donor_values(
     if donor is None:
         return Donor("the other run", others)
     if isinstance(donor, str):
+        _check_attendable(donor, sites)
         return _named(donor, others, len(tokens))
     return Donor("given", _given(donor, others, sites))
 
@@ -96,6 +97,16 @@ def _each(values: Values, change: Any) -> Values:
         branch: {name: change(tensor) for name, tensor in tensors.items()}
         for branch, tensors in values.items()
     }
+
+
+def _check_attendable(donor: str, sites: Sequence[Site]) -> None:
+    """Refuse scores and patterns by which queries would attend to nothing, or to the future."""
+    unfit = [site.shorthand for site in sites if site.shorthand.endswith(("scores", "pattern"))]
+    if unfit and donor in ("zero", "mean"):
+        raise InputError(
+            f"{unfit[0]} has no {donor} that a query may attend by: knock out attn.z, or give "
+            f"donor='resample' or a tensor (which brings a mask of its own)."
+        )
 
 
 def _named(donor: str, values: Values, n_examples: int) -> Donor:

@@ -169,7 +169,8 @@ def lay_out(
 
     score_base: whether the baseline of the run that is patched is wanted already.
     """
-    metric = as_metric(metric)
+    metric, guidance_scale = as_metric(metric), float(guidance_scale)  # NumPy's would not be saved
+    _check_shorthands(site)
     if into not in ("clean", "corrupted"):
         raise InputError(f'into must be "corrupted" or "clean", got {into!r}.')
     runs = _aligned(lens, {"clean": clean, "corrupted": corrupted})
@@ -208,6 +209,13 @@ def lay_out(
     return Experiment(
         lens, runs, into, grid, put_in, metric, baselines, guidance_scale, n_prefix, asked, took
     )
+
+
+def _check_shorthands(site: Any) -> None:
+    for each in (site,) if isinstance(site, str | Site) else site:
+        if isinstance(each, Site):
+            where = "" if each.layer is None else f" with layers={each.layer}"
+            raise InputError(f"site= takes shorthands: give {each.shorthand!r}{where}.")
 
 
 def _fingerprint(runs: Mapping[str, Rows], grid: Grid, donor: Any, put_in: Donor) -> dict[str, Any]:

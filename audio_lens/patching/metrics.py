@@ -2,12 +2,13 @@
 
 A metric is any `fn(logits) -> [batch]` over `[batch codebook frame vocab]`, logits aligned to
 codes. One that also reads activations is `fn(logits, cache)` and says which sites it needs:
-`reads(fn, sites)`. The ones here are such functions; they differentiate, so that attribution can
-use them.
+`reads(fn, sites)`. The ones here are such functions; those of the logits differentiate, so that
+attribution can use them.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -58,7 +59,23 @@ def as_metric(metric: Any) -> Metric:
             f"metric must be a function of logits such as metrics.logprob(codes), got "
             f"{type(metric).__name__}."
         )
-    return Metric(metric, getattr(metric, "__name__", "metric"))
+    name = getattr(metric, "__name__", "metric")
+    if _n_needed(metric) == 2:
+        raise InputError(
+            f"{name} also takes activations: say which sites it reads, as "
+            f"metrics.reads({name}, 'blocks.*.hook_resid_post')."
+        )
+    return Metric(metric, name)
+
+
+def _n_needed(function: Callable[..., Any]) -> int:
+    """How many arguments a function cannot do without; 1 where it does not tell."""
+    try:
+        told = signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in places and p.default is Parameter.empty for p in told)
 
 
 def reads(function: Callable[[Tensor, Any], Tensor], sites: Any, name: str = "") -> Metric:

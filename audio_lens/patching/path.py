@@ -24,6 +24,7 @@ from audio_lens.patching.donors import Values, recorded
 from audio_lens.patching.experiment import Experiment, check_names, check_score, lay_out, scores
 from audio_lens.patching.grid import Cell, writers
 from audio_lens.patching.result import PatchingResult
+from audio_lens.patching.resuming import missing, taken_over, warn_interrupted
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -50,6 +51,7 @@ def path_patch(
     receiver_head: int | None = None,
     sender: str | Sequence[str] = "attn.z",
     axes: Sequence[str] = ("layer", "head"),
+    resume: PathResult | None = None,
     progress: bool = True,
     **asked: Any,
 ) -> PathResult:
@@ -58,12 +60,14 @@ def path_patch(
     Args:
         lens: The model.
         receivers: What the path ends at: `"hook_logits"` (the direct path to the output), or full
-            names such as `"blocks.3.attn.hook_q"` or `"blocks.2.mlp.hook_pre"`. A receiver in
-            front of a sender, or beside it, hears nothing of it.
+            names such as `"blocks.3.attn.hook_q"` or `"blocks.2.mlp.hook_pre"`. Each hears the
+            sender alone, not what other receivers make of it. A receiver in front of a sender,
+            or beside it, hears nothing of it.
         receiver_head: The one head of attention receivers that hears it; all of them if None.
         sender: A site that writes to the stream: `attn.z`, `cross_attn.z` (by head), `attn_out`,
             `cross_attn_out`, `mlp_out`.
         axes: Of the senders' grid.
+        resume: A result that an interrupt left unfinished; its cells are not run again.
         progress: Show a progress bar.
         asked: `clean`, `corrupted`, `metric` and the rest, as for `activation_patch`.
 
@@ -98,21 +102,27 @@ def path_patch(
     base = experiment.base
     watched = tuple(dict.fromkeys([*added, *ends]))
     frozen, _ = recorded(lens, list(base.prompts), base.tokens, watched, experiment.guidance_scale)
-    found: dict[str, list[Tensor]] = {"direct": [], "total": []}
-    cells = tqdm(experiment.grid.cells, desc="paths", disable=not progress)
-    with torch.no_grad():
-        for cell in cells:
-            found["direct"].append(_direct(experiment, cell, ends, receiver_head, added, frozen))
-            found["total"].append(_scored(experiment, experiment.patches({0: cell})))
-    results = {
-        kind: experiment.result(
-            torch.stack(values).view(*experiment.grid.shape, -1),
-            method=f"path patching, {kind}",
-            receivers=[site.name for site in ends],
-        )
-        for kind, values in found.items()
+    shape = (*experiment.grid.shape, experiment.n_examples)
+
+    def result(kind: str, values: Tensor) -> PatchingResult:
+        told = {"receivers": [site.name for site in ends], "receiver_head": receiver_head}
+        return experiment.result(values.view(shape), method=f"path patching, {kind}", **told)
+
+    blank = torch.full(shape, float("nan"))
+    found = {
+        kind: taken_over(result(kind, blank), getattr(resume, kind) if resume else None)
+        for kind in ("direct", "total")
     }
-    return PathResult(**results)
+    try:
+        with torch.no_grad():
+            for place in tqdm(missing(found["total"]), desc="paths", disable=not progress):
+                cell = experiment.grid.cells[place]
+                direct = _direct(experiment, cell, ends, receiver_head, added, frozen)
+                total = _scored(experiment, experiment.patches({0: cell}))
+                found["direct"][place], found["total"][place] = direct, total
+    except KeyboardInterrupt:
+        warn_interrupted(found["total"])
+    return PathResult(**{kind: result(kind, values) for kind, values in found.items()})
 
 
 def _receivers(lens: "AudioLens", receivers: Any, head: int | None) -> tuple[Site, ...]:
@@ -145,14 +155,18 @@ def _direct(
     added: Sequence[Site],
     frozen: Values,
 ) -> Tensor:
-    """The score with the receivers as they are when only the sender changes."""
+    """The score with the receivers as they are when only the sender changes.
+
+    They are read before anything is written: a receiver that writes to the stream is then held
+    still for those behind it, as every other writer is, and a sender that is its own receiver hears
+    nothing of the patch.
+    """
     lens, base = experiment.lens, experiment.base
     first = min(site.rank for site in cell.sites)
-    others = [site for site in added if site.rank > first and site not in ends]
-    still = [site for site in others if not _carries(site, cell)]
+    still = [site for site in added if site.rank > first and not _carries(site, cell)]
     recording = Recording(tuple(ends), None)
-    registrations = [*experiment.patches({0: cell}), *_put(still, frozen)]
-    with lens._engine.registered([*registrations, *recording.registrations()]):
+    writes = [*experiment.patches({0: cell}), *_put(still, frozen)]
+    with lens._engine.registered([*recording.registrations(), *writes]):
         lens(list(base.prompts), tokens=base.tokens, guidance_scale=experiment.guidance_scale)
     heard = recording.cache(lens)._branches
     return _scored(experiment, _put(ends, heard, head))

@@ -66,7 +66,7 @@ class PatchingResult:
         """How far a patch brings the corrupted run to the clean one: 0 not at all, 1 all the way.
 
         `(patched - corrupted) / (clean - corrupted)`, of means over the examples that have all
-        three.
+        three. NaN in cells whose own examples do not differ.
 
         Raises:
             InputError: clean and corrupted do not differ, so there is nothing to recover.
@@ -102,7 +102,8 @@ class PatchingResult:
     ) -> tuple[Float[Tensor, "*cell"], Float[Tensor, "*cell"]]:
         """95 % bootstrap interval of the mean effect over the batch (TransformerLens's).
 
-        Of the examples that have a value; NaN where none has.
+        Of the examples that have a value; NaN where fewer than two have one, since a single
+        example says nothing of others.
         """
         from transformer_lens.utilities.statistics import bootstrap_ci, derive_generator
 
@@ -121,7 +122,7 @@ class PatchingResult:
         """Chance of so large a mean effect if its sign were arbitrary in every example.
 
         A sign-flip permutation test (TransformerLens's), not corrected for the number of cells. Of
-        the examples that have a value; NaN where none has.
+        the examples that have a value; NaN where fewer than two have one.
         """
         from transformer_lens.utilities.statistics import (
             derive_generator,
@@ -142,7 +143,7 @@ class PatchingResult:
         found = torch.full((len(cells), n), float("nan"))
         for place, effects in enumerate(cells):
             there = effects[~effects.isnan()]
-            if len(there):
+            if len(there) > 1:
                 found[place] = statistic(there)
         return found.view(*self.effect.shape[:-1], n)
 
@@ -156,7 +157,7 @@ class PatchingResult:
 
     def select(self, **labels: Any) -> "PatchingResult":
         """The part of the grid with these labels: `result.select(site="attn_out", layer=3)`."""
-        per_example, axes = self.per_example, dict(self.axes)
+        per_example, axes, made = self.per_example, dict(self.axes), dict(self.provenance)
         for name, label in labels.items():
             if name not in axes:
                 raise InputError(f"no axis {name!r}: there are {', '.join(axes)}.")
@@ -165,7 +166,9 @@ class PatchingResult:
             dim = list(axes).index(name)
             per_example = per_example.select(dim, axes[name].index(str(label)))
             del axes[name]
-        return replace(self, per_example=per_example, axes=axes)
+            if name == "site":
+                made["site"] = [str(label)]
+        return replace(self, per_example=per_example, axes=axes, provenance=made)
 
     def to_dataframe(self) -> "DataFrame":
         """One row per cell and example: the axes' labels, the example, value and effect."""

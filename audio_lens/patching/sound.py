@@ -7,7 +7,7 @@ semitones.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ from audio_lens.lens.sites import Site
 from audio_lens.patching.experiment import check_halves, common_prefix
 from audio_lens.patching.grid import BLOCK, common_layers, writable, writers
 from audio_lens.patching.result import PatchingResult
+from audio_lens.patching.resuming import missing, taken_over, warn_interrupted
 from audio_lens.provenance import versions
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def sound_patch(
     ear: str | Ear | Callable[["Clip"], float],
     clean: Any = None,
     site: str | Sequence[str] = "resid_post",
+    axes: Sequence[str] = ("layer",),
     layers: int | Iterable[int] | None = None,
     donor: Literal["mean", "steps", "zero"] = "mean",
     branch: Literal["cond", "uncond", "both"] = "cond",
@@ -78,6 +80,7 @@ def sound_patch(
     seeds: Sequence[int] = (0,),
     guidance_scale: float = 3.0,
     rows_at_once: int = 128,
+    resume: PatchingResult | None = None,
     progress: bool = True,
 ) -> PatchingResult:
     """Generate the corrupted prompts under the clean prompts' activations, layer by layer.
@@ -90,6 +93,7 @@ def sound_patch(
             knock-out needs none.
         site: A shorthand with a `pos` axis and layers, or several; `"block"` with `donor="zero"`
             skips whole blocks: nothing that they add enters the stream.
+        axes: `("layer",)`, or `("layer", "head")` at sites that have heads: one head at a time.
         layers: Only these.
         donor: What is put in: the clean clip's `"mean"` over its positions, its activations step
             by step (`"steps"`), or `"zero"`: a knock-out.
@@ -99,6 +103,8 @@ def sound_patch(
         seeds: Each prompt runs with each; an example is a prompt with a seed.
         guidance_scale: Of all runs.
         rows_at_once: Rows per batch; those of a cell, each prompt with each seed, run together.
+        resume: A result that an interrupt left unfinished; cells in which something was heard are
+            not run again.
         progress: Show progress bars.
 
     Returns:
@@ -138,6 +144,7 @@ def sound_patch(
         "seconds": seconds, "guidance_scale": guidance_scale, "progress": False,
         "seed": [seed for _, seed in rows],
     }  # fmt: skip
+    heads = _heads(lens, axes, families)
     cells = [cell for family in families.values() for cell in family]
     twins = lens.generate([texts[n] for n, _ in rows], **making)
     sources, put_in = twins, _DONORS["zero"](None)
@@ -145,26 +152,12 @@ def sound_patch(
         sites = [each for cell in cells for each in cell]
         sources, cache = lens.generate([theirs[n] for n, _ in rows], names_filter=sites, **making)
         put_in = _DONORS[donor](cache)
-    heard = torch.full((len(cells), len(rows)), float("nan"))
-    at_once = max(1, rows_at_once // len(rows))
-    for start in tqdm(range(0, len(cells), at_once), desc="hearing patches", disable=not progress):
-        part = cells[start : start + at_once]
-        making["seed"] = [seed for _, seed in rows] * len(part)
-        with ExitStack() as stack:
-            for block, cell in enumerate(part):
-                block_rows = range(block * len(rows), (block + 1) * len(rows))
-                for each in cell:
-                    patch = _patch(each, put_in, block_rows, branch, window)
-                    stack.enter_context(lens.intervene(patch))
-            clips = lens.generate([texts[n] for n, _ in rows] * len(part), **making)
-        for place, clip in enumerate(clips):
-            heard[start + place // len(rows), place % len(rows)] = listener(clip)
-    axes = {"layer": tuple(map(str, in_layers))}
-    if len(names) > 1:
-        axes = {"site": names, **axes}
-    return PatchingResult(
-        per_example=heard.view(*map(len, axes.values()), len(rows)),
-        axes=axes,
+    labels = {"site": names} if len(names) > 1 else {}
+    labels |= {"layer": tuple(map(str, in_layers))}
+    labels |= {"head": tuple(map(str, heads))} if "head" in axes else {}
+    blank = PatchingResult(
+        per_example=torch.full((*map(len, labels.values()), len(rows)), float("nan")),
+        axes=labels,
         clean=torch.tensor([listener(clip) for clip in sources]),
         corrupted=torch.tensor([listener(clip) for clip in twins]),
         provenance={
@@ -185,6 +178,46 @@ def sound_patch(
             "versions": versions(),
         },
     )
+    heard = taken_over(blank, resume)
+    parts = [(cell, head) for cell in cells for head in heads]
+    at_once = max(1, rows_at_once // len(rows))
+    if lens._engine.active:  # what others do to row 0 means the first example, not the first cell
+        at_once = 1
+    todo = missing(heard)
+    try:
+        for start in tqdm(
+            range(0, len(todo), at_once), desc="hearing patches", disable=not progress
+        ):
+            places = todo[start : start + at_once]
+            making["seed"] = [seed for _, seed in rows] * len(places)
+            with ExitStack() as stack:
+                for block, place in enumerate(places):
+                    block_rows = range(block * len(rows), (block + 1) * len(rows))
+                    cell, head = parts[place]
+                    for each in cell:
+                        patch = _patch(each, put_in, block_rows, branch, window, head)
+                        stack.enter_context(lens.intervene(patch))
+                clips = lens.generate([texts[n] for n, _ in rows] * len(places), **making)
+            for n, clip in enumerate(clips):
+                heard[places[n // len(rows)], n % len(rows)] = listener(clip)
+    except KeyboardInterrupt:
+        warn_interrupted(heard)
+    return replace(blank, per_example=heard.view_as(blank.per_example))
+
+
+def _heads(
+    lens: "AudioLens", axes: Sequence[str], families: Mapping[str, Sequence[tuple[Site, ...]]]
+) -> list[int | None]:
+    """The heads that are patched one by one; None is all of them together."""
+    if tuple(axes) == ("layer",):
+        return [None]
+    if tuple(axes) != ("layer", "head"):
+        raise InputError(f'axes={axes!r}: while generating, ("layer",) or ("layer", "head").')
+    for family in families.values():
+        for site in family[0]:
+            if "head" not in site.axes:
+                raise SiteError(f"{site.shorthand} has no heads: take attn.z or cross_attn.z.")
+    return list(range(lens.cfg.n_heads))
 
 
 def _as_ear(ear: Any) -> Ear:
@@ -280,8 +313,12 @@ def _patch(
     rows: range,
     branch: Any,
     window: tuple[float, float | None] | None,
+    head: int | None = None,
 ) -> Intervention:
-    """The intervention that puts the donor's activations into a block of rows."""
+    """The intervention that puts the donor's activations into a block of rows, or one head's."""
+    part: tuple[Any, ...] = (slice(None),)
+    if head is not None:
+        part = (*[slice(None)] * (site.axes.index("head") - 1), head)  # of a row, so batch is off
 
     def put(tensor: Tensor, coefficient: Any, hook: Hook) -> Tensor:
         start, stop = max(hook.positions.start, 0), hook.positions.stop
@@ -289,7 +326,9 @@ def _patch(
         for place, row in enumerate(hook.rows):
             if row in rows:
                 value = put_in(hook, row - rows.start, slice(start, stop))
-                tensor[place, here] = value if isinstance(value, float) else value.to(tensor)
+                old = tensor[place, here]
+                new = torch.as_tensor(value).to(tensor).expand_as(old)
+                old[part] = new[part]
         return tensor
 
     return Intervention(
@@ -298,5 +337,5 @@ def _patch(
         branch=branch,
         when=None if window is None else window_of(*window),
         rows=rows,
-        label=f"patched at {site.name}",
+        label=f"patched at {site.name}" + ("" if head is None else f" head {head}"),
     )

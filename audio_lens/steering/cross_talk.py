@@ -62,14 +62,14 @@ class CrossTalk:
         return pandas.DataFrame(lines)
 
     def plot(self) -> "Figure":
-        """Directions by measures, in spreads of the unsteered clips."""
+        """Measures by directions, in spreads of the unsteered clips."""
         from audio_lens.plots.panels import Axis, panels
 
         sizes = median_over_prompts(self.effects) / self.spreads[:, None].T
         return panels(
-            {"cross-talk": sizes},
-            rows=Axis("steered by", self.directions),
-            columns=Axis("heard", self.measures),
+            {"cross-talk": sizes.T},
+            rows=Axis("heard", self.measures),
+            columns=Axis("steered by", self.directions),
             scale="up against down, in spreads",
             signed=True,
         )

@@ -1,17 +1,22 @@
 """Activation patching: what grids, donors and groups mean, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from audio_lens import (
+    Clip,
     Intervention,
     PatchingResult,
     activation_patch,
     add,
+    beats_of,
     every_seconds,
     mean_of,
     metrics,
 )
+from audio_lens.audio.synthesis import SAMPLE_RATE, draw, render
 from audio_lens.errors import InputError, SiteError
 
 
@@ -328,4 +333,50 @@ def test_under_inference_mode(mono) -> None:
             metric=metrics.logprob(codes),
             progress=False,
         )
+    assert result.values.isfinite().all()
+
+
+@pytest.mark.parametrize("donor", ["zero", "mean"])
+def test_scores_that_would_open_the_mask_are_refused(mono, donor) -> None:
+    codes = mono.random_codes(frames=4)
+    asked = {"clean": ("a", codes), "corrupted": ("b", codes), "metric": metrics.logprob(codes)}
+    for site in ("attn.attn_scores", "attn.pattern"):
+        with pytest.raises(InputError, match=f"has no {donor} that a query may attend by"):
+            activation_patch(mono, site=site, axes=("layer",), donor=donor, **asked)
+
+
+def test_a_site_of_the_table_is_named_by_its_shorthand(mono, as_users_see_it) -> None:
+    codes = mono.random_codes(frames=4)
+    asked = {"clean": ("a", codes), "corrupted": ("b c", codes), "metric": metrics.logprob(codes)}
+    with pytest.raises(InputError, match=r"give 'attn\.z' with layers=1"):
+        activation_patch(mono, site=mono.sites["blocks.1.attn.hook_z"], **asked)
+
+
+def test_a_function_of_two_things_must_say_what_it_reads(mono) -> None:
+    codes = mono.random_codes(frames=4)
+
+    def mine(logits, cache):
+        return cache["resid_post", 2].mean((1, 2))
+
+    asked = {"clean": ("a", codes), "corrupted": ("b c", codes), "axes": ("layer",)}
+    with pytest.raises(InputError, match=r"metrics.reads\(mine, "):
+        activation_patch(mono, metric=mine, **asked)
+    read = metrics.reads(mine, "blocks.2.hook_resid_post")
+    result = activation_patch(mono, metric=read, progress=False, **asked)
+    assert result.effect.abs().max() > 0
+
+
+def test_beats_group_positions_from_beat_to_beat(mono) -> None:
+    recipe = replace(draw(3), bpm=120.0, drums=True, hats=0)
+    clip = Clip(torch.from_numpy(render(recipe, 6.0))[None], SAMPLE_RATE)
+    codes = mono.random_codes(frames=200)
+    spans = beats_of(clip)(mono, 203)
+    lengths = [len(span) for name, span in spans.items() if name != "upbeat"][:-1]
+    assert set(lengths) <= {24, 25, 26}  # half a second a beat, 50 positions a second
+    assert [span.start for span in spans.values()][1:] == [s.stop for s in spans.values()][:-1]
+    result = activation_patch(
+        mono, clean=("a", codes), corrupted=("b c", codes), positions=beats_of(clip), layers=2,
+        metric=metrics.logprob(codes), progress=False,
+    )  # fmt: skip
+    assert result.axes["pos"] == tuple(spans)
     assert result.values.isfinite().all()

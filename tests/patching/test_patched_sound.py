@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from audio_lens import InputError, SiteError, sound_patch
+from audio_lens import InputError, Intervention, SiteError, add, sound_patch
 
 MAKING = {"seconds": 0.3, "guidance_scale": 3.0, "progress": False}
 
@@ -184,3 +184,61 @@ def test_melody_prompts_of_other_length_are_refused_before_any_work(model) -> No
             sound_patch(model, **asked)
     else:
         assert sound_patch(model, layers=0, **asked).per_example.shape == (1, 1)
+
+
+def test_one_head_at_a_time(mono) -> None:
+    heard = []
+    asked = {"corrupted": "a fast organ", "donor": "zero", "seeds": (5,), "branch": "both"}
+    result = sound_patch(
+        mono, site="attn.z", axes=("layer", "head"), ear=by_ear(heard), layers=[0, 2],
+        **asked, **MAKING,
+    )  # fmt: skip
+    assert {name: len(labels) for name, labels in result.axes.items()} == {"layer": 2, "head": 4}
+
+    def silent(z, *, hook):
+        z[:, :, 3] = 0
+
+    with mono.hooks([("blocks.2.attn.hook_z", silent)]):
+        (wanted,) = mono.generate("a fast organ", seed=5, **MAKING)
+    (found,) = [c for c in heard if "blocks.2.attn.hook_z head 3" in str(c.interventions)]
+    assert torch.equal(found.codes, wanted.codes)
+    assert result.values[1, 3] == pytest.approx(float(wanted.codes.double().mean()))
+    with pytest.raises(SiteError, match="has no heads"):
+        sound_patch(mono, site="mlp_out", axes=("layer", "head"), ear=len, **asked, **MAKING)
+    with pytest.raises(InputError, match="while generating"):
+        sound_patch(mono, site="attn.z", axes=("head",), ear=len, **asked, **MAKING)
+
+
+def test_an_intervention_on_one_row_is_of_that_example_in_every_cell(mono) -> None:
+    asked = {
+        "corrupted": "a fast organ", "donor": "zero", "site": "mlp_out", "branch": "both",
+        "ear": by_ear([]), **MAKING,
+    }  # fmt: skip
+    vector = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    for rows in ({"rows": [0]}, {"coefficient": [4.0]}):
+        push = Intervention("resid_pre", add(5 * vector), layers=0, **rows)
+        with mono.intervene(push):
+            together = sound_patch(mono, **asked)
+            apart = sound_patch(mono, rows_at_once=1, **asked)
+        assert torch.equal(together.values, apart.values)
+    assert not torch.equal(together.values, sound_patch(mono, **asked).values)
+
+
+def test_an_interrupt_keeps_what_was_heard(mono) -> None:
+    asked = {"clean": "a slow organ", "corrupted": "a fast organ", "rows_at_once": 1, **MAKING}
+    n_heard = []
+
+    def hear(clip):
+        n_heard.append(1)
+        if len(n_heard) == 4:  # both baselines come first
+            raise KeyboardInterrupt
+        return float(clip.codes.double().mean())
+
+    with pytest.warns(UserWarning, match="1 of 3 cells are done"):
+        part = sound_patch(mono, ear=hear, **asked)
+    n_heard[:] = [1] * 10
+    finished = sound_patch(mono, ear=hear, resume=part, **asked)
+    assert len(n_heard) == 10 + 2 + 2
+    assert torch.equal(finished.values, sound_patch(mono, ear=hear, **asked).values)
+    with pytest.raises(InputError, match="its donor is 'mean'"):
+        sound_patch(mono, ear=hear, resume=part, donor="steps", **asked)

@@ -5,6 +5,7 @@ import torch
 
 from audio_lens import activation_patch, metrics, path_patch
 from audio_lens.errors import InputError, SiteError
+from audio_lens.patching import path
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +101,44 @@ def test_a_writer_can_receive(mono, asked) -> None:
     )  # fmt: skip
     assert torch.allclose(through.direct.values, entering.direct.values, atol=1e-5)
     assert through.direct.effect.abs().max() > 1e-5
+
+
+def test_receivers_hear_the_sender_and_not_each_other(mono, asked) -> None:
+    """What one receiving MLP tells the next is no direct path of the sender."""
+    asked = asked | {"sender": "attn.z", "layers": 0}
+    writing, reading = (
+        path_patch(mono, receivers=[f"blocks.{n}.{site}" for n in (1, 2)], **asked).direct
+        for site in ("hook_mlp_out", "mlp.hook_pre")
+    )
+    assert writing.effect.abs().max() > 1e-4
+    assert torch.allclose(writing.values, reading.values, atol=1e-5)
+
+
+def test_a_sender_does_not_hear_itself(mono, asked) -> None:
+    """Behind the last sender that receives, nothing is left to hear it."""
+    result = path_patch(mono, sender="mlp_out", receivers="mlp_out", axes=("layer",), **asked)
+    assert result.direct.effect[2].abs().max() < 1e-5
+    assert result.total.effect[2].abs().max() > 1e-4
+    assert result.direct.effect[0].abs().max() > 1e-4
+
+
+def test_an_interrupt_keeps_what_was_done(mono, asked, monkeypatch) -> None:
+    whole = path_patch(mono, **asked)
+    measured, n_calls = path._direct, []
+
+    def interrupted(*args):
+        n_calls.append(1)
+        if len(n_calls) == 5:
+            raise KeyboardInterrupt
+        return measured(*args)
+
+    monkeypatch.setattr(path, "_direct", interrupted)
+    with pytest.warns(UserWarning, match="4 of 12 cells are done"):
+        part = path_patch(mono, **asked)
+    monkeypatch.setattr(path, "_direct", lambda *args: n_calls.append(1) or measured(*args))
+    finished = path_patch(mono, resume=part, **asked)
+    assert len(n_calls) == 5 + 8
+    assert torch.equal(finished.direct.values, whole.direct.values)
+    assert torch.equal(finished.total.values, whole.total.values)
+    with pytest.raises(InputError, match="its receivers is"):
+        path_patch(mono, resume=part, receivers="blocks.2.hook_mlp_out", **asked)

@@ -117,3 +117,21 @@ def test_a_change_that_is_not_there_recovers_nothing() -> None:
         torch.tensor([1.0, 3.0]),
     )  # fmt: skip
     assert gaps.recovery == 0
+
+
+def test_one_example_has_no_interval() -> None:
+    single = PatchingResult(
+        torch.tensor([[1.0], [2.0]]), {"layer": ("0", "1")}, torch.ones(1), torch.zeros(1)
+    )
+    low, high = single.interval()
+    assert low.isnan().all()
+    assert high.isnan().all()
+    assert single.p_values().isnan().all()
+
+
+def test_a_picked_site_is_the_one_in_the_picture(tmp_path) -> None:
+    found = PatchingResult(
+        torch.rand(2, 3, 2), {"site": ("attn_out", "mlp_out"), "layer": ("0", "1", "2")},
+        torch.ones(2), torch.zeros(2), {"site": ["attn_out", "mlp_out"]},
+    ).select(site="mlp_out")  # fmt: skip
+    assert found.plot().axes[0].get_title() == "mlp_out"

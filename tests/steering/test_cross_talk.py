@@ -59,7 +59,7 @@ def test_a_direction_under_two_names_is_one(found) -> None:
 
 
 def test_options_of_steering_reach_the_steered_clips_alone(lens) -> None:
-    deep = Direction({("resid_post", n): torch.full((64,), 0.5 + n) for n in range(2)})
+    deep = Direction({("resid_post", n): direction(n).layer(1) for n in range(2)})
     asked = {"measures": ["loudness"], "seeds": [0], "seconds": 0.5, "progress": False}
     added, clamped = (
         cross_talk(lens, {"deep": deep}, PROMPTS, source_layer=1, op=op, **asked)
@@ -78,8 +78,8 @@ def test_the_table_and_the_picture_hold_every_cell(found) -> None:
     assert first["change"] == pytest.approx(np.median(means))
     assert first["in spreads"] == pytest.approx(first["change"] / found.spreads[0])
     drawn = found.plot().axes[0].images[0].get_array()
-    assert drawn.shape == (3, 2)
-    assert drawn[0, 0] == pytest.approx(first["in spreads"])
+    assert drawn.shape == (2, 3)
+    assert drawn[:, 1] == pytest.approx(table["in spreads"][2:4].to_numpy())
     assert found.made["options"] == {"branch": "cond"}
 
 
