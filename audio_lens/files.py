@@ -18,6 +18,11 @@ def whole(path: Path) -> Iterator[Path]:
         ['choice.json']
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.part")
+    partial = partial_of(path)
     yield partial
     partial.replace(path)
+
+
+def partial_of(path: Path) -> Path:
+    """What a kill may leave of a file that was being written."""
+    return path.with_name(f"{path.name}.part")

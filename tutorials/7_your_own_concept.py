@@ -107,8 +107,8 @@ print(whole.plan())
 small = StudySettings(
     seconds=3.0, rows_at_once=8, pairs=10, direction_seconds=3.0, normal_clips=8, pole_seeds=1,
     sites=("resid_post",), strategies=("one_to_one",), branches=("both",), scan_prompts=3,
-    scan_strengths=(0.25,), strengths=(0.25, 0.5), finalists=1, dev_seeds=1,
-    compare_strengths=(0.25, 0.5), compare_seeds=1, doses=(0.5, 1.0), test_seeds=1,
+    scan_nats=(0.1,), nats=(0.05, 0.2), finalists=1, dev_seeds=1,
+    compare_nats=(0.05, 0.2), compare_seeds=1, doses=(0.5, 1.0), test_seeds=1,
     random_draws=2, distortion_clips=2, patched_clips=2, patched_seconds=1.0,
     guidance_tried=(6.0,), text_pairs=1, text_steps=(0.0, 1.0),
 )  # fmt: skip

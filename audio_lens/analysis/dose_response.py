@@ -127,15 +127,17 @@ class Monotone:
 def monotone(
     coefficients: Doses, effects: PerClip, *, draws: int = DRAWS, seed: int = 0
 ) -> Monotone:
-    """Slope and rank correlation of each clip's own curve, where clips have no value no change.
+    """Slope and rank correlation of each prompt's curve, the mean over its seeds; where clips have
+    no value, no change.
 
-    Give the coefficients of the usable range alone.
+    Give the coefficients of one sign alone, 0 among them, inside its usable range: were signs
+    pooled, two effects towards the same side would pass for one that grows.
 
     Raises:
         InputError: fewer than three coefficients.
 
     Example:
-        >>> doses = np.array([-1.0, 0.0, 1.0])
+        >>> doses = np.array([0.0, 0.5, 1.0])
         >>> effects = doses[:, None, None] * np.array([[1.0, 2.0], [3.0, 2.0]])
         >>> found = monotone(doses, effects)
         >>> found.slope.value, found.spearman.value
@@ -143,7 +145,7 @@ def monotone(
     """
     if len(coefficients) < 3:
         raise InputError(f"a trend needs three coefficients, got {coefficients.tolist()}.")
-    effects = np.nan_to_num(effects)
+    effects = np.nan_to_num(effects).mean(-1, keepdims=True)
     ranks = stats.rankdata(effects, axis=0)
     ranks -= ranks.mean(0)
     doses = stats.rankdata(coefficients)

@@ -71,12 +71,16 @@ def bootstrap(
     """
     if values.ndim != 2 or values.size == 0:
         raise InputError(f"expected values [prompt seed], got shape {values.shape}.")
-    drawn = statistic(resampled(values, draws=draws, seed=seed))
+    return estimate(float(statistic(values)), statistic(resampled(values, draws=draws, seed=seed)))
+
+
+def estimate(value: float, drawn: Float[np.ndarray, " draw"]) -> Estimate:
+    """A number with the percentile interval of its draws; those that are NaN are left out."""
     drawn = drawn[~np.isnan(drawn)]
     if len(drawn) == 0:
         return Estimate(float("nan"), float("nan"), float("nan"))
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return Estimate(float(statistic(values)), float(low), float(high))
+    return Estimate(value, float(low), float(high))
 
 
 def resampled(

@@ -163,7 +163,7 @@ def window(start: float, stop: float | None = None) -> Schedule:
     Example:
         >>> inside = window(2.0, None)
     """
-    if start < 0 or (stop is not None and stop <= start):
+    if not 0 <= start < float("inf") or not (stop is None or stop > start):
         raise InputError(f"window({start}, {stop}): need 0 <= start < stop, in seconds.")
     name = f"from {start:g} s" + ("" if stop is None else f" to {stop:g} s")
 
@@ -178,8 +178,8 @@ def every(steps: int, *, first: int = 0) -> Schedule:
     Example:
         >>> sparse = every(25)
     """
-    if not steps >= 1 or first < 0:
-        raise InputError(f"every({steps}, first={first}): steps from 1, first from 0.")
+    if not (steps >= 1 and steps == int(steps)) or not first >= 0:
+        raise InputError(f"every({steps}, first={first}): whole steps from 1, first from 0.")
 
     def at(hook: "Hook") -> Factor:
         positions = torch.tensor(hook.positions)

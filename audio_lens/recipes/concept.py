@@ -33,6 +33,8 @@ _COMPANIONS: Mapping[str, tuple[str, ...]] = {
     "high_band_ratio": ("spectral_centroid", "harmonic_centroid"),
 }
 
+_TEMPI = ("pulse_bpm", "beat_bpm")
+
 _SPLIT = 0.4
 """Share of neutral prompts that choices are made on, where a concept does not say."""
 
@@ -94,6 +96,17 @@ class Concept:
             raise InputError(
                 f"{self.name}: no measure {self.heard!r}, and own_measure= is not given: "
                 f"{did_you_mean(self.heard, MEASURES)}"
+            )
+        if blank := [prompt for prompt in (*self.positive, *self.negative) if not prompt.strip()]:
+            raise InputError(f"{self.name}: {len(blank)} prompts at the poles are empty.")
+        if same := [
+            one for one, other in zip(self.positive, self.negative, strict=True) if one == other
+        ]:
+            raise InputError(f"{self.name}: {same[0]!r} is at both poles, so they do not differ.")
+        if self.needs_pulse and self.heard not in _TEMPI:
+            raise InputError(
+                f"{self.name}: needs_pulse= goes with heard= {' or '.join(_TEMPI)}, whose jumps "
+                f"between levels of the beat are watched for; got {self.heard!r}."
             )
         if unknown := set(self.dev) - set(self.neutral):
             raise InputError(f"{self.name}: {unknown.pop()!r} is in dev, but not in neutral.")

@@ -24,8 +24,9 @@ from audio_lens.audio.timbre import spectral_centroid
 from audio_lens.audio.words import neutral_prompts
 from audio_lens.lens.loading import CHECKPOINTS
 from audio_lens.recipes.concept import CONCEPTS, Concept, concept
-from audio_lens.recipes.study.choosing import SIGNS, Choice
+from audio_lens.recipes.study.choosing import Choice
 from audio_lens.recipes.study.hearing import Way
+from audio_lens.recipes.study.strengths import SIGNS
 from audio_lens.steering.sweep import sweep
 
 if TYPE_CHECKING:

@@ -42,6 +42,12 @@ def interventions(
     label: str = "",
 ) -> list[Intervention]:
     """The interventions that steering by a direction comes down to, one per site."""
+    if not isinstance(direction, Direction):
+        raise InputError(
+            f"steering takes one Direction, got {type(direction).__name__}: directions add "
+            f"(0.7 * one + 0.3 * other), `with` blocks nest, and a tensor becomes one by "
+            f'Direction({{("resid_post", 3): vector}}).'
+        )
     direction.check_fits(lens)
     if source_layer is not None:
         source_layer = lens.sites.layer(source_layer)

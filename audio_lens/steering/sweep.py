@@ -73,6 +73,8 @@ def sweep(
     coefficients, seeds = [float(c) for c in coefficients], list(seeds)
     if not coefficients or not seeds:
         raise InputError("a sweep needs at least one coefficient and one seed.")
+    if rows_at_once < 1:
+        raise InputError(f"rows_at_once={rows_at_once}: expected at least 1.")
     check_batched(options)
     if 0 in coefficients and not getattr(options.get("op", add), "neutral", True):
         raise InputError(

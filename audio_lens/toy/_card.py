@@ -1,6 +1,7 @@
 """The model card, written from logs so that its numbers are the measured ones."""
 
-from audio_lens.recipes.study.choosing import SIGNS, Choice
+from audio_lens.recipes.study.choosing import Choice
+from audio_lens.recipes.study.strengths import SIGNS
 
 _CLASSES = {
     "toy": ("MusicgenForConditionalGeneration", "text that every block cross-attends to"),

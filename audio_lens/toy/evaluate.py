@@ -47,20 +47,11 @@ class EvaluationSettings:
         whole = StudySettings.quick() if self.quick else StudySettings()
         if not lens.cfg.chroma_length:
             return whole
-        papers = replace(
+        return replace(
             whole, pool="end_of_text", sites=("resid_post",), strategies=("one_to_all",),
             branches=("both",), rows_at_once=8,
         )  # fmt: skip
-        if self.quick:
-            return papers
-        return replace(
-            papers, scan_strengths=_IN_EVERY_LAYER, strengths=_IN_EVERY_LAYER,
-            compare_strengths=_IN_EVERY_LAYER,
-        )  # fmt: skip
 
-
-_IN_EVERY_LAYER = (0.125, 0.25, 0.5, 1.0)
-"""What one layer's vector is tried with where every layer gets it: they add up."""
 
 QUICK = EvaluationSettings(codec_clips=4, melodies=2, prompts=2, seeds=1, seconds=2.0, quick=True)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from audio_lens import InputError
 from audio_lens.analysis.dose_response import curve, monotone, usable_range
@@ -67,3 +68,16 @@ def test_a_trend_is_told_from_noise() -> None:
     assert monotone(DOSES, np.zeros((5, 3, 2)), draws=100).spearman.value == 0
     with pytest.raises(InputError, match="three coefficients"):
         monotone(DOSES[:2], flat[:2])
+
+
+def test_rank_correlation_is_of_prompts_and_not_of_their_noisy_clips() -> None:
+    rng = np.random.default_rng(1)
+    doses = np.array([0.0, 0.5, 1.0, 1.5, 2.0])
+    effects = doses[:, None, None] + 1.5 * rng.standard_normal((5, 24, 8))
+    found = monotone(doses, effects, draws=200).spearman
+    by_prompt = [stats.spearmanr(doses, effects[:, n].mean(-1)).statistic for n in range(24)]
+    assert found.value == pytest.approx(np.mean(by_prompt))
+    clips = [
+        stats.spearmanr(doses, effects[:, n, k]).statistic for n in range(24) for k in range(8)
+    ]
+    assert found.value > np.mean(clips) + 0.2  # which noise in each clip would make of it

@@ -194,11 +194,14 @@ def test_nothing_varies_in_time_where_there_is_no_time(lens) -> None:
         lambda: decay(0.9, floor=2),
         lambda: ramp(2, 1),
         lambda: window(2, 1),
+        lambda: window(float("nan")),
+        lambda: window(0, float("nan")),
+        lambda: every(2.5),
         lambda: every(2) * float("nan"),
         lambda: every(2) * [[1.0]],
     ],
 )
-def test_bad_schedules(make) -> None:
+def test_bad_schedules(make, as_users_see_it) -> None:
     with pytest.raises(InputError):
         make()
 

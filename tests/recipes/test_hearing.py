@@ -159,6 +159,9 @@ def test_limits_pool_neutral_clips_and_both_poles(lens, tmp_path) -> None:
         ({"positive": ("a loud organ",)}, "1 positive and 2 negative"),
         ({"heard": "joy"}, "no measure 'joy'"),
         ({"dev": ("a choir",)}, "'a choir' is in dev"),
+        ({"positive": ("a loud organ", " ")}, "1 prompts at the poles are empty"),
+        ({"positive": ("a quiet organ", "a loud song")}, "'a quiet organ' is at both poles"),
+        ({"needs_pulse": True}, "got 'loudness'"),
         ({"contexts": ("a",)}, "1 contexts for 2 pairs"),
     ],
 )

@@ -110,3 +110,14 @@ def test_a_reader_leaves_alone_what_is_being_written(tmp_path) -> None:
     assert file.read_text() == half
     ledger.append("dose", [{"prompt": "c"}], codes(1))
     assert [row["prompt"] for row in Ledger(tmp_path, {}).rows("dose")] == ["a", "c"]
+
+
+def test_a_file_is_no_folder_and_a_kill_at_birth_leaves_nothing_in_the_way(tmp_path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="is a file: give a folder"):
+        Ledger(tmp_path / "file", SETTINGS)
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "configuration.json.part").write_text('{"for')
+    ledger = Ledger(tmp_path / "study", SETTINGS)
+    ledger.append("dose", [{"bpm": 90.0}], codes(1))
+    assert len(Ledger(tmp_path / "study", SETTINGS).rows("dose")) == 1

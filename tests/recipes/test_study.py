@@ -13,6 +13,7 @@ from audio_lens import AudioLens, InputError
 from audio_lens.analysis.poles import difference_in_means
 from audio_lens.recipes import tempo, timbre
 from audio_lens.recipes.study.findings import primary_tests
+from audio_lens.recipes.study.listening import kept_listening_test
 from audio_lens.steering.distortion import distortion
 
 
@@ -213,3 +214,15 @@ def test_a_listening_test_does_not_tell_which_clips_are_the_same(study) -> None:
     sounds = re.findall(r"src='([^']+)'", page)
     assert len(sounds) == len(set(sounds))
     assert study.listening_test(trials=2).read_text() != page
+
+
+def test_the_command_keeps_a_test_that_votes_may_be_under_way_for(study, tmp_path) -> None:
+    page = study.listening_test(trials=2)
+    assert kept_listening_test(study) == page
+    key = json.loads((study.ledger.folder / "listen_key.json").read_text())
+    vote = tmp_path / "vote.json"
+    vote.write_text(json.dumps({"study": key["study"], "votes": {"0": "A"}}))
+    with pytest.raises(InputError, match="give each listener once"):
+        study.votes(vote, vote)
+    (study.ledger.folder / "listen_key.json").unlink()
+    assert kept_listening_test(study) is None

@@ -59,16 +59,20 @@ def test_what_a_later_stage_could_not_use_is_refused_at_once(
     [
         ({"strategies": ("one_to_al",)}, "did you mean 'one_to_all'"),
         ({"branches": ("cnd",)}, "did you mean 'cond'"),
-        ({"strengths": (0.5, float("nan"))}, "give numbers above 0"),
+        ({"nats": (0.5, float("nan"))}, "give numbers above 0"),
         ({"doses": (0.5, 2.0)}, "1 must be among them"),
         ({"seconds": 1.0}, "cannot be judged"),
         ({"normal_clips": 3}, "normal_clips=3: give 7 at least"),
         ({"random_draws": 0}, "random_draws=0"),
         ({"control_kinds": ("isotropc",)}, "did you mean 'isotropic'"),
-        ({"control_kinds": ()}, "one kind at least"),
+        ({"control_kinds": ()}, "one at least"),
+        ({"branches": ()}, "one at least"),
+        ({"seconds": float("inf")}, "a finite number"),
+        ({"guidance_scale": 1.0}, "leave cond out"),
+        ({"test_first_seed": 1}, "must be reported on others"),
     ],
 )
-def test_settings_that_cannot_be_run_are_refused(asked, match) -> None:
+def test_settings_that_cannot_be_run_are_refused(asked, match, as_users_see_it) -> None:
     with pytest.raises(InputError, match=match):
         StudySettings(**asked)
 

@@ -1,20 +1,25 @@
 """What a study makes of its rows: choices, doses, ranks."""
 
+import json
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 from few import FEW
 
+from audio_lens import Direction
 from audio_lens.recipes import tempo
 from audio_lens.recipes.study.baselines import wrong_layer
 from audio_lens.recipes.study.beside import scatter, stand_beside
 from audio_lens.recipes.study.choosing import Choice, reach, ways
-from audio_lens.recipes.study.comparing import Compared, still_music
+from audio_lens.recipes.study.comparing import Compared, best_of_each, still_music
 from audio_lens.recipes.study.doses import dose_response
-from audio_lens.recipes.study.hearing import Way
+from audio_lens.recipes.study.hearing import Hearing, Way
 from audio_lens.recipes.study.layers import _up_against_down
+from audio_lens.recipes.study.ledger import Ledger
 from audio_lens.recipes.study.settings import StudySettings
+from audio_lens.recipes.study.strengths import strength_for, strengths_at
 from audio_lens.testing import random_musicgen
 
 
@@ -150,3 +155,96 @@ def test_a_layer_that_moves_both_ways_alike_was_not_steered() -> None:
     assert _up_against_down(either) == pytest.approx(np.zeros((12, 1)))
     broken = _steered({-1.0: (-0.4, "flatness"), 1.0: (float("nan"), "")})
     assert _up_against_down(broken) == pytest.approx(np.zeros((12, 1)))
+
+
+def test_a_strength_is_found_between_distortions_that_were_measured() -> None:
+    square = [dose**2 for dose in (1 / 64, 1 / 16, 1 / 4, 1.0, 4.0)]
+    for dose in (0.004, 0.03, 0.25, 0.7, 3.0):
+        assert strength_for(dose**2, square) == pytest.approx(dose, rel=0.02)
+    assert strength_for(99.0, square) == 4.0
+    assert strength_for(0.5, [0.0] * 5) == 4.0
+    assert strength_for(0.2, [0.0, 0.0, 0.4, 0.1, 0.3]) <= 0.25  # where it is first reached
+
+
+def test_every_way_is_tried_where_it_bends_the_model_as_much(tmp_path) -> None:
+    lens = random_musicgen(n_layers=3)
+    vectors = {("resid_post", n): torch.randn(64, generator=torch.Generator().manual_seed(n))
+               for n in range(3)}  # fmt: skip
+    up, ledger = Direction(vectors), Ledger(tmp_path / "s", {})
+    hearing = Hearing(lens, FEW, ledger, seconds=2.2, rows_at_once=8, progress=False)
+    bent = {}
+    for way in (Way("one_to_one", 1), Way("one_to_all", 1), Way("one_to_one", 1, "cond")):
+        doses = strengths_at(hearing, up, way, (0.01, 0.1))
+        assert doses["+"][0] > 0 > doses["-"][0]
+        every = [dose for side in doses.values() for dose in side]
+        bent[way] = list(hearing.nats(up, way, every, 4).values()), doses["+"]
+    for nats, _ in bent.values():
+        assert nats == pytest.approx([0.01, 0.1, 0.01, 0.1], rel=0.5)
+    one, all_layers, _ = (doses for _, doses in bent.values())
+    assert all_layers[0] < one[0]
+
+
+def test_an_effect_towards_one_side_whatever_the_sign_is_no_trend() -> None:
+    rng = np.random.default_rng(0)
+    doses = (-2.0, -1.0, 0.0, 1.0, 2.0)
+    rows = at_doses(
+        {d: [{**row, "change": abs(d) * (1 if d > 0 else 0.3) + 0.05 * rng.standard_normal()}
+             for row in heard(0.0, n=24)] for d in doses}
+    )  # fmt: skip
+    choice = Choice(Way(), {"+": 1.0, "-": -1.0}, {"+": 1.0, "-": 1.0})
+    found = dose_response(rows, choice, {"+": 1.0, "-": -1.0}, draws=300)
+    assert found.trends["+"].slope.value == pytest.approx(1.0, abs=0.1)
+    assert found.trends["-"].slope.value == pytest.approx(-0.3, abs=0.1)
+
+
+def test_missing_values_are_counted_of_steered_clips_alone() -> None:
+    silent_twins = [{**row, "value": float("nan") if n < 6 else 1.0, "change": float("nan")}
+                    for n, row in enumerate(heard(0.0, n=24))]  # fmt: skip
+    steered = [
+        {**row, "change": float("nan") if n < 6 else 0.5} for n, row in enumerate(heard(0.5, n=24))
+    ]
+    rows = at_doses({-1.0: steered, 0.0: silent_twins, 1.0: steered})
+    choice = Choice(Way(), {"+": 1.0, "-": -1.0}, {"+": 1.0, "-": 1.0})
+    side = dose_response(rows, choice, {"+": 1.0, "-": -1.0}, draws=100).sides["+"]
+    assert (side.missing, side.missing_of_twins) == (0.0, 0.25)
+    assert side.usable.first_fail is None
+
+
+def test_a_share_is_as_uncertain_as_the_shift_it_is_of() -> None:
+    rng = np.random.default_rng(0)
+    rows = at_doses(
+        {d: [{**row, "change": d + 0.1 * rng.standard_normal()} for row in heard(0.0, n=24)]
+         for d in (-1.0, 0.0, 1.0)}
+    )  # fmt: skip
+    choice, shifts = Choice(Way(), {"+": 1.0, "-": -1.0}, {"+": 1, "-": 1}), {"+": 2.0, "-": -2.0}
+    drawn = {"+": 2 + 0.5 * rng.standard_normal(300), "-": -2 + 0.5 * rng.standard_normal(300)}
+    known = dose_response(rows, choice, shifts, draws=300).sides["+"].share
+    unsure = dose_response(rows, choice, shifts, drawn_shifts=drawn, draws=300).sides["+"].share
+    assert known.value == unsure.value
+    assert unsure.high - unsure.low > 2 * (known.high - known.low)
+
+
+def test_the_table_of_doses_has_every_way_of_counting() -> None:
+    rows = at_doses({-1.0: heard(-0.5), 0.0: heard(0.0), 1.0: heard(0.5)})
+    for n, row in enumerate(row for row in rows if row["coefficient"] == 1.0):
+        row.update({"change": float("nan")} if n < 5 else {"suspect": n == 5, "change": 0.4})
+    choice = Choice(Way(), {"+": 1.0, "-": -1.0}, {"+": 1.0, "-": 1.0})
+    found = dose_response(rows, choice, {"+": 1.0, "-": -1.0}, draws=50).table.iloc[-1]
+    assert (found["change"], found["missing as none"]) == (0.4, 0.0)
+    assert found["without suspects"] == 0.4
+
+
+def test_a_choice_is_json_that_others_can_read() -> None:
+    scan = tuple(
+        {**asdict(Way("one_to_one", n)), "reached": r} for n, r in enumerate((0.4, -np.inf))
+    )
+    chosen = Choice(Way("one_to_one", 0), {"+": 1.0, "-": -1.0}, {"+": 0.4, "-": 0.5}, scan)
+    text = json.dumps(chosen.as_json(), allow_nan=False)
+    assert Choice.of_json(json.loads(text)) == chosen
+
+
+def test_ways_that_left_no_music_are_not_called_the_best_of_their_kind() -> None:
+    tried = {("one_to_one", 2): 0.5, ("one_to_all", 0): -np.inf, ("one_to_all", 1): -np.inf}
+    scan = tuple({**asdict(Way(*way)), "reached": reached} for way, reached in tried.items())
+    chosen = Choice(Way("one_to_one", 2), {"+": 1.0, "-": -1.0}, {"+": 0.5, "-": 0.5}, scan)
+    assert best_of_each(chosen) == [Way("one_to_one", 2)]

@@ -320,3 +320,14 @@ def test_a_sweep_splits_into_batches(lens):
     assert len(whole) == len(parts) == 8
     with pytest.raises(InputError, match="at least one coefficient"):
         lens.sweep("organ", direction=UP, coefficients=[])
+
+
+def test_what_is_no_direction_is_named_and_so_are_batches_of_nothing(lens, as_users_see_it):
+    up = Direction({("resid_post", 1): torch.ones(64)})
+    with (
+        pytest.raises(InputError, match="one Direction, got list: directions add"),
+        lens.steer([up, up]),
+    ):
+        pass
+    with pytest.raises(InputError, match="rows_at_once=-1"):
+        lens.sweep("a song", direction=up, coefficients=[1.0], rows_at_once=-1)

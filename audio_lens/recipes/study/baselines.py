@@ -1,6 +1,6 @@
 """Other ways to the same end, beside which steering has to be worth it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from audio_lens.analysis.directions import Direction
+from audio_lens.analysis.statistics import Estimate
 from audio_lens.lens.intervention import Intervention
 from audio_lens.lens.operations import Operation, Strength
 from audio_lens.recipes.study.choosing import Choice
@@ -28,7 +29,7 @@ def baselines(
     hearing: Hearing,
     direction: Direction,
     choice: Choice,
-    prompted: dict[str, float],
+    prompted: Mapping[str, Estimate],
     settings: StudySettings,
 ) -> "DataFrame":
     """The pole's word in the prompt, the wrong layer, the guidance alone; one row each.
@@ -41,7 +42,13 @@ def baselines(
     first = settings.test_first_seed
     seeds = range(first, first + settings.control_seeds)
     lines: list[dict[str, Any]] = [
-        {"baseline": "the word in the prompt", "sign": sign, "change": shift}
+        {
+            "baseline": "the word in the prompt",
+            "sign": sign,
+            "change": shift.value,
+            "low": shift.low,
+            "high": shift.high,
+        }
         for sign, shift in prompted.items()
     ]
     wrong = wrong_layer(choice)

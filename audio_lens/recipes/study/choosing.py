@@ -12,11 +12,11 @@ from audio_lens.errors import InputError
 from audio_lens.recipes.study.hearing import Hearing, Way, spread
 from audio_lens.recipes.study.ledger import Row
 from audio_lens.recipes.study.settings import StudySettings
+from audio_lens.recipes.study.strengths import SIGNS, strengths_at
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
 
-SIGNS: Mapping[str, float] = {"+": 1.0, "-": -1.0}
 LEAST_PASSED = 0.9
 """Share of clips that must still be music."""
 LEAST_IN_SCAN = 0.75
@@ -43,7 +43,7 @@ class Choice:
             **asdict(self.way),
             **dict(self.coefficients),
             "dev": dict(self.reached),
-            "scan": list(self.scan),
+            "scan": [{**way, "reached": _or_none(way["reached"])} for way in self.scan],
             "pool": self.pool,
         }
 
@@ -52,8 +52,16 @@ class Choice:
         """What `as_json` gave."""
         way = Way(**{each.name: kept[each.name] for each in fields(Way)})
         coefficients = {sign: kept[sign] for sign in SIGNS}
-        scan, pool = tuple(kept.get("scan", ())), kept.get("pool", "mean_steps")
-        return cls(way, coefficients, kept["dev"], scan, pool)
+        scan = tuple(
+            {**tried, "reached": float("-inf") if tried["reached"] is None else tried["reached"]}
+            for tried in kept.get("scan", ())
+        )
+        return cls(way, coefficients, kept["dev"], scan, kept.get("pool", "mean_steps"))
+
+
+def _or_none(reached: float) -> float | None:
+    """JSON has no infinity: where clips were no longer music, nothing was reached."""
+    return reached if np.isfinite(reached) else None
 
 
 def ways(lens: "AudioLens", settings: StudySettings) -> list[Way]:
@@ -97,21 +105,29 @@ def choose(
     candidates = ways(hearing.lens, settings)
 
     def best(
-        way: Way, prompts: Sequence[str], strengths: Sequence[float], n: int, least: float
+        way: Way, prompts: Sequence[str], nats: Sequence[float], n: int, least: float
     ) -> dict[str, tuple[float, float]]:
+        tried = strengths_at(hearing, direction, way, nats)
         rows = hearing.steered(
             "real", "real", direction, way, prompts=prompts, seeds=range(n),
-            coefficients=both_signs(strengths),
+            coefficients=[dose for doses in tried.values() for dose in doses],
         )  # fmt: skip
-        return best_strengths(rows, strengths, prompted, least)
+        return best_strengths(rows, tried, prompted, least)
 
-    scanned = {way: best(way, few, settings.scan_strengths, 1, LEAST_IN_SCAN) for way in candidates}
+    scanned = {way: best(way, few, settings.scan_nats, 1, LEAST_IN_SCAN) for way in candidates}
     order = sorted(scanned, key=lambda way: worse(scanned[way]), reverse=True)
     final = {
-        way: best(way, dev, settings.strengths, settings.dev_seeds, LEAST_PASSED)
+        way: best(way, dev, settings.nats, settings.dev_seeds, LEAST_PASSED)
         for way in order[: settings.finalists]
     }
     chosen = max(final, key=lambda way: worse(final[way]))
+    for sign, (dose, reached) in final[chosen].items():
+        if not np.isfinite(reached):
+            raise InputError(
+                f"{hearing.concept.name}: nothing can be chosen. {chosen} at {dose:+g}, as every "
+                f"way that was tried, leaves fewer than {LEAST_PASSED:.0%} of clips music (sign "
+                f"{sign}). Try smaller distortions: settings with scan_nats= and nats=."
+            )
     return Choice(
         chosen,
         {sign: coefficient for sign, (coefficient, _) in final[chosen].items()},
@@ -121,27 +137,22 @@ def choose(
     )
 
 
-def both_signs(strengths: Sequence[float]) -> list[float]:
-    """Coefficients of either sign."""
-    return [sign * strength for sign in SIGNS.values() for strength in strengths]
-
-
 def best_strengths(
     rows: Sequence[Row],
-    strengths: Sequence[float],
+    tried: Mapping[str, Sequence[float]],
     prompted: Mapping[str, float],
     least_passed: float,
 ) -> dict[str, tuple[float, float]]:
     """By sign, the coefficient that reaches furthest (all of the prompted shift is enough, by as
     little as it takes), and the share of that shift."""
     found = {}
-    for name, sign in SIGNS.items():
+    for sign, doses in tried.items():
         reached = {
-            s: reach(_at(rows, sign * s), prompted[name], least_passed=least_passed)
-            for s in strengths
+            dose: reach(_at(rows, dose), prompted[sign], least_passed=least_passed)
+            for dose in doses
         }
-        strength = max(reached, key=lambda s: (min(reached[s], 1.0), -s))
-        found[name] = (sign * strength, reached[strength])
+        best = max(reached, key=lambda dose: (min(reached[dose], 1.0), -abs(dose)))
+        found[sign] = best, reached[best]
     return found
 
 

@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float
 
 from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.statistics import median_over_prompts
-from audio_lens.recipes.study.choosing import SIGNS, Choice
+from audio_lens.recipes.study.choosing import Choice
 from audio_lens.recipes.study.doses import by_dose
 from audio_lens.recipes.study.hearing import Hearing, Way
 from audio_lens.recipes.study.settings import StudySettings
+from audio_lens.recipes.study.strengths import SIGNS, strengths_at
 from audio_lens.steering.distortion import at_distortion
 
 if TYPE_CHECKING:
@@ -78,9 +79,12 @@ class Comparison:
 
 
 def best_of_each(choice: Choice) -> list[Way]:
-    """For each site, strategy and branch the candidate that reached furthest in the scan."""
+    """For each site, strategy and branch the candidate that reached furthest in the scan; none of
+    those that left no music at any layer."""
     found: dict[tuple[str, str, str], Way] = {}
     for way in choice.scan:  # best first
+        if not np.isfinite(way["reached"]):
+            continue
         kept = {name: way[name] for name in asdict(choice.way)}
         found.setdefault((way["site"], way["strategy"], way["branch"]), Way(**kept))
     found[choice.way.site, choice.way.strategy, choice.way.branch] = choice.way
@@ -96,17 +100,18 @@ def compare(
     target = hearing.nats(direction, choice.way, chosen, settings.distortion_clips)
     ways = []
     for way in best_of_each(choice):
-        doses = {0.0, *(s * dose for s in SIGNS.values() for dose in settings.compare_strengths)}
+        tried = strengths_at(hearing, direction, way, settings.compare_nats)
+        doses = {0.0, *(dose for strengths in tried.values() for dose in strengths)}
         rows = hearing.steered(
             "real", "real", direction, way, prompts=dev, seeds=seeds,
             coefficients=sorted(doses | set(chosen if way == choice.way else ())),
         )  # fmt: skip
-        tried, changes = by_dose(rows, "change")
+        heard, changes = by_dose(rows, "change")
         passed = by_dose(rows, "passed")[1] == 1
         for name, sign in SIGNS.items():
-            used = still_music(tried, passed, sign)
+            used = still_music(heard, passed, sign)
             nats = hearing.nats(direction, way, used, settings.distortion_clips)
-            effects = [_median(changes[tried == dose][0]) for dose in used]
+            effects = [_median(changes[heard == dose][0]) for dose in used]
             ways.append(Compared(way, name, tuple(used), tuple(nats.values()), tuple(effects)))
     by_sign = {sign: target[dose] for sign, dose in choice.coefficients.items()}
     return Comparison(tuple(ways), by_sign)

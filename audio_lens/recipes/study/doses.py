@@ -16,9 +16,16 @@ from audio_lens.analysis.dose_response import (
     usable_range,
 )
 from audio_lens.analysis.significance import sign_flip
-from audio_lens.analysis.statistics import Estimate, bootstrap
-from audio_lens.recipes.study.choosing import SIGNS, Choice
+from audio_lens.analysis.statistics import (
+    Estimate,
+    bootstrap,
+    estimate,
+    median_over_prompts,
+    resampled,
+)
+from audio_lens.recipes.study.choosing import Choice
 from audio_lens.recipes.study.ledger import Row
+from audio_lens.recipes.study.strengths import SIGNS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -63,7 +70,7 @@ class Side:
     p: float
     """Of the primary test, before Holm's correction."""
     share: Estimate
-    """Of the prompted shift."""
+    """Of the prompted shift, which is uncertain itself: its draws are in the interval."""
     usable: UsableRange
     at_edge: Estimate
     """The effect at the edge of the usable range: the headline."""
@@ -85,23 +92,30 @@ class DoseResponse:
 
     coefficients: Float[np.ndarray, " coefficient"]
     effect: Curve
-    trend: Monotone | None
-    """Inside the usable range of both signs; None where that holds fewer than three doses."""
+    trends: Mapping[str, Monotone | None]
+    """By sign, inside its usable range; None where that holds fewer than three doses with 0."""
     sides: Mapping[str, Side]
     table: "DataFrame"
-    """One row per coefficient: clips, missing values, failures of the guard by rule."""
+    """One row per coefficient: clips, missing values, failures of the guard by rule, and the
+    effect on clips that have a value, with missing ones as no change, and without suspects."""
 
 
 def dose_response(
-    rows: Sequence[Row], choice: Choice, prompted: Mapping[str, float], *, draws: int = 10_000
+    rows: Sequence[Row],
+    choice: Choice,
+    prompted: Mapping[str, float],
+    *,
+    drawn_shifts: Mapping[str, Float[np.ndarray, " draw"]] | None = None,
+    draws: int = 10_000,
 ) -> DoseResponse:
     """Effects of rows that were steered at the doses, 0 among them.
 
     prompted: the change from neutral test clips to clips prompted at each pole, by sign.
+    drawn_shifts: the same in draws of its bootstrap; if None, it is taken to be known exactly.
     """
     doses, changes = by_dose(rows, "change")
     passed = by_dose(rows, "passed")[1] == 1
-    missing = np.isnan(changes)
+    missing = np.isnan(by_dose(rows, "value")[1])  # their own, whatever their twins have
     suspect = by_dose(rows, "suspect")[1] == 1
     sides = {}
     for sign, direction in SIGNS.items():
@@ -109,7 +123,12 @@ def dose_response(
         edge = usable_range(doses, passed, missing, sign=direction)
         shift = prompted[sign]
         with_missing = np.nan_to_num(changes[at])
-        share = bootstrap(with_missing / shift, draws=draws)
+        drawn = median_over_prompts(resampled(with_missing, draws=draws, seed=0))
+        if drawn_shifts is None:
+            drawn = drawn / shift
+        else:
+            drawn = drawn / np.resize(drawn_shifts[sign], draws)
+        share = estimate(float(median_over_prompts(with_missing)) / shift, drawn)
         sides[sign] = Side(
             coefficient=choice.coefficients[sign],
             effect=bootstrap(changes[at], draws=draws),
@@ -125,10 +144,13 @@ def dose_response(
             missing_of_twins=float(missing[doses == 0].mean()),
             dev_share=choice.reached[sign],
         )
-    ends = [sides[sign].usable.last_pass for sign in ("-", "+")]
-    inside = (doses >= ends[0]) & (doses <= ends[1])
-    trend = monotone(doses[inside], changes[inside], draws=draws) if inside.sum() >= 3 else None
-    return DoseResponse(doses, curve(changes, draws=draws), trend, sides, _table(rows))
+    trends = {}
+    for sign, direction in SIGNS.items():
+        reach = sides[sign].usable.last_pass * direction
+        inside = (doses * direction >= 0) & (doses * direction <= reach)
+        enough = inside.sum() >= 3
+        trends[sign] = monotone(doses[inside], changes[inside], draws=draws) if enough else None
+    return DoseResponse(doses, curve(changes, draws=draws), trends, sides, _table(rows))
 
 
 def by_group(
@@ -149,6 +171,16 @@ def by_group(
     return pandas.DataFrame(lines)
 
 
+def _effects(rows: Sequence[Row], dose: float) -> dict[str, float]:
+    """The effect at a dose, however missing and doubtful rows count."""
+    changes, suspect = cell(rows, dose, "change"), cell(rows, dose, "suspect") == 1
+    return {
+        **estimated(changes),
+        "missing as none": float(median_over_prompts(np.nan_to_num(changes))),
+        "without suspects": float(median_over_prompts(np.where(suspect, np.nan, changes))),
+    }
+
+
 def _table(rows: Sequence[Row]) -> "DataFrame":
     import pandas
 
@@ -160,10 +192,13 @@ def _table(rows: Sequence[Row]) -> "DataFrame":
             {
                 "coefficient": dose,
                 "clips": len(at),
-                "no value": float(np.mean(np.isnan([row["change"] for row in at]))),
+                "no value": float(np.mean(np.isnan([row["value"] for row in at]))),
                 "suspect": float(np.mean([row["suspect"] for row in at])),
                 "passed": float(np.mean([row["failed"] == "" for row in at])),
+                **_effects(rows, dose),
                 **{rule: failed.count(rule) for rule in sorted(set(failed))},
             }
         )
-    return pandas.DataFrame(lines).fillna(0)
+    table = pandas.DataFrame(lines)
+    rules = {rule for row in rows for rule in row["failed"].split(", ") if rule}
+    return table.fillna(dict.fromkeys(sorted(rules), 0))  # an effect that is missing stays so

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from audio_lens.analysis.significance import holm
 from audio_lens.recipes.study.beside import scatter
-from audio_lens.recipes.study.choosing import SIGNS
+from audio_lens.recipes.study.strengths import SIGNS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -25,8 +25,9 @@ def findings(study: "Study") -> Iterator[str]:
     said = {"+": concept.poles[1], "-": concept.poles[0]}
     if study.settings.rehearsal:
         yield "A rehearsal: these numbers mean nothing."
+    asked = poles.shift_estimates
     yield (
-        f"Asked in words, the model moves {poles.shifts['-']:+.2f} and {poles.shifts['+']:+.2f} "
+        f"Asked in words, the model moves {asked['-']:+.2f} and {asked['+']:+.2f} "
         f"{concept.change_unit} from neutral prompts ({concept.heard})."
     )
     corrected = primary_tests(study).set_index("sign")["corrected p"]
@@ -34,7 +35,7 @@ def findings(study: "Study") -> Iterator[str]:
         yield _effect(study, sign, said[sign], float(corrected[sign]))
         yield from _beside(study, sign, said[sign], float(corrected[sign]))
     yield from _scatter(study)
-    yield _trend(study)
+    yield from (_trend(study, sign, said[sign]) for sign in SIGNS)
     yield from _strategies(study)
     yield _largest_side_effect(study)
 
@@ -73,19 +74,33 @@ def _effect(study: "Study", sign: str, said: str, p: float) -> str:
             f"{side.missing_of_twins:.0%}."
         )
     if not _shown(side, sign, p):
-        doubtful = (
-            f"; without clips whose tempo is likely heard at another level "
-            f"{side.effect_without_suspects:+.2f}"
-        )
         return (
             f"{said}: not shown. At {side.coefficient:+g} the change is "
             f"{side.effect_with_missing:+.2f} {unit} (p = {p:.3f}; on clips that have a value "
-            f"{side.effect:+.2f}{doubtful if study.concept.needs_pulse else ''})."
+            f"{side.effect:+.2f}{_undoubted(study, side)})."
         )
     return (
-        f"{said}: at {side.coefficient:+g} the change is {side.effect_with_missing:+.2f} {unit} "
-        f"(p = {p:.4f}), {side.share:.0%} of what words do; on dev prompts it was "
-        f"{side.dev_share:.0%}. Usable {side.usable}, where the change is {side.at_edge:+.2f}."
+        f"{said}: at {side.coefficient:+g} the change is {side.effect_with_missing:+.2f} {unit}"
+        f"{_percent(study, side.effect_with_missing.value)} (p = {p:.4f}; on clips that have a "
+        f"value {side.effect:+.2f}{_undoubted(study, side)}), {side.share:.0%} of what words do; "
+        f"on dev prompts it was {side.dev_share:.0%}. Usable {side.usable}, where the change is "
+        f"{side.at_edge:+.2f}."
+    )
+
+
+def _percent(study: "Study", change: float) -> str:
+    """A change of a rate as people say it, in percent."""
+    if study.concept.per_doubling is None:
+        return ""
+    return f", {2 ** (change / study.concept.per_doubling) - 1:+.0%},"
+
+
+def _undoubted(study: "Study", side: "Side") -> str:
+    if not study.concept.needs_pulse:
+        return ""
+    return (
+        f", without those whose tempo is likely heard at another level "
+        f"{side.effect_without_suspects:+.2f}"
     )
 
 
@@ -136,17 +151,17 @@ def _scatter(study: "Study") -> Iterator[str]:
     )
 
 
-def _trend(study: "Study") -> str:
-    trend, unit = study.dose_response.trend, study.concept.change_unit
+def _trend(study: "Study", sign: str, said: str) -> str:
+    trend, unit = study.dose_response.trends[sign], study.concept.change_unit
     if trend is None:
-        return "The usable range holds too few coefficients for a trend."
-    said = (
-        f"Inside the usable range the slope is {trend.slope:+.2f} {unit} per unit of coefficient, "
-        f"the rank correlation {trend.spearman:+.2f}: "
+        return f"{said}: the usable range holds too few coefficients for a trend."
+    told = (
+        f"{said}: inside the usable range the slope is {trend.slope:+.2f} {unit} per unit of "
+        f"coefficient, the rank correlation of prompts {trend.spearman:+.2f}: "
     )
     if not (trend.slope.tells and trend.spearman.tells):
-        return said + "too few clips to tell a trend."
-    return said + ("more is more." if trend.slope.value > 0 else "more is less.")
+        return told + "too few clips to tell a trend."
+    return told + ("more is more." if trend.slope.value > 0 else "more is less.")
 
 
 def _strategies(study: "Study") -> Iterator[str]:

@@ -18,13 +18,13 @@ from audio_lens.patching.activation import activation_patch
 from audio_lens.recipes.study.choosing import (
     LEAST_IN_SCAN,
     best_strengths,
-    both_signs,
     single_layers,
     worse,
 )
 from audio_lens.recipes.study.doses import by_dose
 from audio_lens.recipes.study.hearing import spread
 from audio_lens.recipes.study.settings import StudySettings
+from audio_lens.recipes.study.strengths import strengths_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,8 +44,8 @@ class LayerInfluence:
     """
 
     reached: Mapping[int, float]
-    """Share of the prompted shift when the layer alone is steered, in both halves, on dev prompts
-    (the worse sign at its best strength; -inf where clips are no longer music)."""
+    """Share of the prompted shift when the layer alone is steered, in both halves, on dev prompts:
+    of the worse sign, at the best of the same distortions; -inf where clips are no longer music."""
     p: Mapping[int, float]
     """That steering up and down differ there by chance, corrected for the number of layers by the
     maximum statistic."""
@@ -96,15 +96,20 @@ def layer_influence(
     site = settings.sites_of(hearing.lens)[0]
     frames = round(settings.patched_seconds * hearing.lens.cfg.frame_rate)
     few = spread(hearing.concept.dev, settings.scan_prompts)
+    ways = single_layers(hearing.lens, settings)
+    tried = {
+        layer: strengths_at(hearing, direction, way, settings.scan_nats)
+        for layer, way in ways.items()
+    }
     heard = {
         layer: hearing.steered(
-            "real", "real", direction, way, prompts=few, seeds=(0,),
-            coefficients=both_signs(settings.scan_strengths),
+            "real", "real", direction, ways[layer], prompts=few, seeds=(0,),
+            coefficients=[dose for doses in strengths.values() for dose in doses],
         )
-        for layer, way in single_layers(hearing.lens, settings).items()
+        for layer, strengths in tried.items()
     }  # fmt: skip
     reached = {
-        layer: worse(best_strengths(rows, settings.scan_strengths, prompted_shifts, LEAST_IN_SCAN))
+        layer: worse(best_strengths(rows, tried[layer], prompted_shifts, LEAST_IN_SCAN))
         for layer, rows in heard.items()
     }
     p = max_statistic(np.stack([_up_against_down(rows) for rows in heard.values()]))

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from audio_lens.errors import InputError
-from audio_lens.files import whole
+from audio_lens.files import partial_of, whole
 
 FORMAT = "audio_lens.study.2"
 CONFIGURATION = "configuration.json"
@@ -39,7 +39,9 @@ class Ledger:
         file = self.folder / CONFIGURATION
         if file.is_file():
             _check_same(file, json.loads(file.read_text()), self._configuration)
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder} is a file: give a folder.")
+        elif any(path != partial_of(file) for path in self.folder.glob("*")):
             raise InputError(f"{self.folder} holds something that is no study: give a new folder.")
 
     def file(self, name: str) -> Path:
@@ -152,4 +154,4 @@ def _check_same(file: Path, known: Mapping[str, Any], wanted: Mapping[str, Any])
 def write_whole(file: Path, text: str) -> None:
     """Text, in one go."""
     with whole(file) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")

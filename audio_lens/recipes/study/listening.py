@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from scipy.stats import binomtest
 
 from audio_lens.errors import InputError
 from audio_lens.lens.generation import decode_codes
-from audio_lens.recipes.study.choosing import SIGNS
+from audio_lens.recipes.study.ledger import write_whole
+from audio_lens.recipes.study.strengths import SIGNS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -68,10 +70,17 @@ def write_listening_test(study: "Study", *, trials: int = 8, seed: int | None = 
     name = f"{_name(study)} {token_hex(8)}"  # votes belong to one page, not to the next
     page = "\n".join(_page(study, name, list(zip(heard[::2], heard[1::2], strict=True))))
     file = study.ledger.file(PAGE)
-    file.write_text(page, encoding="utf-8")
     key = {"study": name, "trials": [asdict(trial) for trial in made]}
-    study.ledger.file(KEY).write_text(json.dumps(key, indent=1) + "\n")
+    file.unlink(missing_ok=True)  # a page never lies beside the key of another
+    write_whole(study.ledger.file(KEY), json.dumps(key, indent=1) + "\n")
+    write_whole(file, page)
     return file
+
+
+def kept_listening_test(study: "Study") -> Path | None:
+    """The page that was written before, with its key; votes may be under way for it."""
+    file, key = study.ledger.folder / PAGE, study.ledger.folder / KEY
+    return file if file.is_file() and key.is_file() else None
 
 
 def _pairs(study: "Study", n: int) -> Iterator[tuple[str, str, str, "Row", "Row"]]:
@@ -193,7 +202,11 @@ def read_votes(study: "Study", *files: str | Path) -> "DataFrame":
         raise InputError(f"no listening test in {study.ledger.folder}: write one first.")
     key = json.loads(file.read_text())
     trials = [Trial(**trial) for trial in key["trials"]]
-    ballots = [_ballot(Path(name), key["study"], len(trials)) for name in files]
+    given = [Path(name) for name in files]
+    for file, other in combinations(given, 2):
+        if file.is_file() and other.is_file() and file.read_bytes() == other.read_bytes():
+            raise InputError(f"{other} holds the same votes as {file}: give each listener once.")
+    ballots = [_ballot(file, key["study"], len(trials)) for file in given]
     if not ballots:
         raise InputError("give the files of at least one listener.")
     kept = [ballot for ballot in ballots if _careful(ballot, trials)]

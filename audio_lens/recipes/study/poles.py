@@ -6,10 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from audio_lens.analysis.statistics import Estimate, bootstrap
+from audio_lens.analysis.statistics import (
+    Estimate,
+    bootstrap,
+    estimate,
+    median_over_prompts,
+    resampled,
+)
 from audio_lens.recipes.concept import Concept
-from audio_lens.recipes.study.choosing import SIGNS
 from audio_lens.recipes.study.ledger import Row
+from audio_lens.recipes.study.strengths import SIGNS
+
+_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -20,10 +28,17 @@ class PromptedPoles:
     """Median by pole, `"+"`, `"-"` and `"neutral"`."""
     shifts: Mapping[str, float]
     """Change from neutral test clips, by sign."""
+    drawn_shifts: Mapping[str, Float[np.ndarray, " draw"]]
+    """The same in draws of the bootstrap, of poles and neutral clips."""
     dev_shifts: Mapping[str, float]
     """The same from neutral dev clips, by which choices are made."""
     missing: Mapping[str, float]
     """Share of clips without a value."""
+
+    @property
+    def shift_estimates(self) -> dict[str, Estimate]:
+        """The shifts with their intervals."""
+        return {s: estimate(shift, self.drawn_shifts[s]) for s, shift in self.shifts.items()}
 
     @property
     def audible(self) -> bool:
@@ -42,12 +57,23 @@ def prompted_poles(
     values = {name: bootstrap(grid) for name, grid in grids.items()}
     among_dev = bootstrap(_grid(dev), draws=1000).value
 
+    drawn = {
+        name: median_over_prompts(resampled(grid, draws=_DRAWS, seed=n))
+        for n, (name, grid) in enumerate(grids.items())
+    }
+
     def shifts(neutral: float) -> dict[str, float]:
         return {sign: concept.change(values[sign].value, neutral) for sign in SIGNS}
 
     return PromptedPoles(
         values=values,
         shifts=shifts(values["neutral"].value),
+        drawn_shifts={
+            sign: np.array(
+                [concept.change(*pair) for pair in zip(drawn[sign], drawn["neutral"], strict=True)]
+            )
+            for sign in SIGNS
+        },
         dev_shifts=shifts(among_dev),
         missing={name: float(np.isnan(grid).mean()) for name, grid in grids.items()},
     )

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from audio_lens.plots.study import scan_figure
 from audio_lens.recipes.study.beside import beside_table
-from audio_lens.recipes.study.choosing import SIGNS
 from audio_lens.recipes.study.findings import methods, primary_tests
 from audio_lens.recipes.study.listening import as_addresses
+from audio_lens.recipes.study.strengths import SIGNS
 
 if TYPE_CHECKING:
     from pandas import DataFrame

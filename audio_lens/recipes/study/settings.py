@@ -50,10 +50,10 @@ class StudySettings:
     scan_layers: int = 12
     """At most so many source layers are tried, spread over the model."""
     scan_prompts: int = 8
-    scan_strengths: tuple[float, ...] = (0.5, 1.0)
-    """Tried for every way of steering, on dev prompts."""
-    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-    """Tried for the best ways."""
+    scan_nats: tuple[float, ...] = (0.05, 0.2)
+    """Distortions, in nats per code, at which every way of steering is tried, on dev prompts."""
+    nats: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.4)
+    """Those at which the best ways are tried."""
     finalists: int = 2
     dev_seeds: int = 2
     doses: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
@@ -64,7 +64,7 @@ class StudySettings:
     random_draws: int = 20
     """Of each kind of control."""
     control_seeds: int = 1
-    compare_strengths: tuple[float, ...] = (0.5, 1.0, 2.0)
+    compare_nats: tuple[float, ...] = (0.02, 0.1, 0.4)
     compare_seeds: int = 2
     """Of the strategies compared at equal distortion, on dev prompts."""
     distortion_clips: int = 16
@@ -97,6 +97,22 @@ class StudySettings:
         return tuple(sorted(drawn.tolist()))
 
     def __post_init__(self) -> None:
+        for name in ("seconds", "direction_seconds", "guidance_scale", "patched_seconds"):
+            if not isfinite(getattr(self, name)):
+                raise InputError(f"{name}={getattr(self, name)}: give a finite number.")
+        for name in ("strategies", "branches", "control_kinds", "text_steps"):
+            if not getattr(self, name):
+                raise InputError(f"{name}=(): give one at least.")
+        if self.guidance_scale <= 1 and (halves := {"cond", "uncond"} & set(self.branches)):
+            raise InputError(
+                f"guidance_scale={self.guidance_scale:g} is off, so there are no halves to tell "
+                f"apart: leave {' and '.join(sorted(halves))} out of branches=, or guide."
+            )
+        if 0 <= self.test_first_seed < self.dev_seeds:
+            raise InputError(
+                f"test_first_seed={self.test_first_seed}: dev clips have seeds 0 to "
+                f"{self.dev_seeds - 1}, and what is chosen on them must be reported on others."
+            )
         for what, given, known in (
             ("strategy", self.strategies, ("one_to_one", "one_to_all", "all_to_all")),
             ("branch", self.branches, ("both", "cond", "uncond")),
@@ -105,9 +121,7 @@ class StudySettings:
             for name in given:
                 if name not in known:
                     raise InputError(f"no {what} {name!r} in a study: {did_you_mean(name, known)}")
-        if not self.control_kinds:
-            raise InputError("control_kinds=(): an effect needs its controls, one kind at least.")
-        for name in ("scan_strengths", "strengths", "compare_strengths", "doses"):
+        for name in ("scan_nats", "nats", "compare_nats", "doses"):
             numbers = getattr(self, name)
             if not numbers or not all(isfinite(each) and each > 0 for each in numbers):
                 raise InputError(f"{name}={numbers}: give numbers above 0; each has both signs.")
@@ -134,8 +148,8 @@ class StudySettings:
         return cls(
             seconds=6.0, rows_at_once=8, pairs=8, direction_seconds=2.0, normal_clips=8,
             pole_seeds=1, strategies=("one_to_one",), branches=("both",), scan_layers=2,
-            scan_prompts=1, scan_strengths=(0.5,), strengths=(0.5,), finalists=1, dev_seeds=1,
-            compare_strengths=(0.5,), compare_seeds=1, doses=(1.0,), test_seeds=1, random_draws=1,
+            scan_prompts=1, scan_nats=(0.1,), nats=(0.1,), finalists=1, dev_seeds=1,
+            compare_nats=(0.1,), compare_seeds=1, doses=(1.0,), test_seeds=1, random_draws=1,
             distortion_clips=2, patched_clips=2, patched_seconds=0.5, guidance_tried=(1.5,),
             text_pairs=1, text_steps=(0.0, 1.0), rehearsal=True,
         )  # fmt: skip
@@ -173,17 +187,17 @@ def costs(
     yield clips("poles", 2 * pairs * settings.pole_seeds)
     yield Cost("directions", 2 * pairs * (1 + n_others), settings.direction_seconds)
     yield clips("twins", n_dev * settings.dev_seeds + n_test * settings.test_seeds)
-    yield clips("scan", n_ways * scanned * signs * len(settings.scan_strengths))
+    yield clips("scan", n_ways * scanned * signs * len(settings.scan_nats))
     yield clips(
         "finalists",
-        settings.finalists * n_dev * settings.dev_seeds * signs * len(settings.strengths),
+        settings.finalists * n_dev * settings.dev_seeds * signs * len(settings.nats),
     )
     n_taken = len(("free", "same_codes", "first_step", "eos_text"))
     yield clips("taking", pairs + n_taken * n_dev * settings.compare_seeds * signs)
     yield clips("dose", n_test * settings.test_seeds * signs * len(settings.doses))
     yield clips(
         "compare",
-        n_compared * n_dev * settings.compare_seeds * signs * len(settings.compare_strengths),
+        n_compared * n_dev * settings.compare_seeds * signs * len(settings.compare_nats),
     )
     n_controls = len(settings.control_kinds) * settings.random_draws + n_others
     yield clips("controls", n_controls * n_test * settings.control_seeds * signs)

@@ -27,7 +27,7 @@ from audio_lens.provenance import (
 from audio_lens.recipes.concept import Concept, shipped_beside
 from audio_lens.recipes.study.baselines import baselines, text_between_poles
 from audio_lens.recipes.study.beside import Beside, control_rows, side_effects, stand_beside
-from audio_lens.recipes.study.choosing import SIGNS, Choice, choose, single_layers, ways
+from audio_lens.recipes.study.choosing import Choice, choose, single_layers, ways
 from audio_lens.recipes.study.comparing import Comparison, compare
 from audio_lens.recipes.study.doses import DoseResponse, by_group, dose_response
 from audio_lens.recipes.study.findings import findings
@@ -39,6 +39,7 @@ from audio_lens.recipes.study.planning import Plan, plan
 from audio_lens.recipes.study.poles import PromptedPoles, prompted_poles
 from audio_lens.recipes.study.report import write_report
 from audio_lens.recipes.study.settings import Cost, StudySettings, costs
+from audio_lens.recipes.study.strengths import SIGNS
 from audio_lens.recipes.study.taking import from_fewer_words, other_ways, ways_beside
 
 if TYPE_CHECKING:
@@ -272,7 +273,8 @@ class Study:
     @cached_property
     def dose_response(self) -> DoseResponse:
         """Stage 5: what turning the knob does on test prompts."""
-        return dose_response(self.rows, self.choice, self.poles.shifts)
+        poles = self.poles
+        return dose_response(self.rows, self.choice, poles.shifts, drawn_shifts=poles.drawn_shifts)
 
     @cached_property
     def groups(self) -> "DataFrame":
@@ -327,7 +329,7 @@ class Study:
     def baselines(self) -> "DataFrame":
         """Stage 6: other ways to the same end."""
         self._learn_limits()
-        shifts = dict(self.poles.shifts)
+        shifts = self.poles.shift_estimates
         return baselines(self.hearing, self.direction, self.choice, shifts, self.settings)
 
     @cached_property
