@@ -138,6 +138,14 @@ def _melody(found: dict | None) -> list[str]:
     ]
 
 
+_TRIED_AT_COEFFICIENTS = (
+    "Every way was tried at the same coefficients, which break the model where each layer gets a",
+    "vector, and not yet at the same distortion, as studies do now; the prompted shift is taken to",
+    "be known exactly. It is to be measured anew.",
+)
+"""Of evaluations made before studies tried ways at equal distortion."""
+
+
 def _steering(found: dict | None) -> list[str]:
     if found is None:
         return ["", "How far steering moves it has not been measured yet."]
@@ -151,6 +159,7 @@ def _steering(found: dict | None) -> list[str]:
         f"{settings['test_prompts']} test prompts with {settings['test_seeds']} seeds each, "
         f"{settings['seconds']:.0f} s a clip.",
         *(f"To keep to a budget: {cut}." for cut in settings["dropped"]),
+        *(_TRIED_AT_COEFFICIENTS if "scan_nats" not in settings else ()),
         "",
         "| steered | way | coefficient | change | prompted | share reached [95 %] | guard passed "
         "| no value | random, 95th percentile | bars |",

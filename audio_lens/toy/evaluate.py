@@ -105,7 +105,8 @@ def _summary(study: Study) -> dict:
     dose, settings = study.dose_response, study.settings
     isotropic = {stood.sign: stood for stood in study.stand_beside("isotropic")}
     passed = dose.table.set_index("coefficient")["passed"]
-    kept = ("pool", "seconds", "test_seeds", "random_draws", "control_seeds", "dropped")
+    kept = ("pool", "seconds", "test_seeds", "random_draws", "control_seeds", "dropped",
+            "scan_nats")  # fmt: skip
     return {
         "unit": study.concept.change_unit,
         "settings": {name: getattr(settings, name) for name in kept}
