@@ -135,7 +135,9 @@ def test_scatter_is_that_of_other_seeds_and_shrinks_with_their_number() -> None:
     # The median of 200 differences, each of deviation 0.3 * sqrt(2).
     expected = 1.96 * np.sqrt(np.pi / 2) * 0.3 * np.sqrt(2) / np.sqrt(200)
     assert found == pytest.approx(expected, rel=0.4)
-    assert scatter(_twins(values), tempo, n_seeds=2) < found
+    assert scatter(_twins(values), tempo, n_seeds=2) == pytest.approx(found / np.sqrt(2), rel=0.3)
+    four = scatter(_twins(values), tempo, n_seeds=4)  # of two pairs a prompt, scaled
+    assert four == pytest.approx(found / 2, rel=0.3)
     assert np.isnan(scatter(_twins(values[:, :1]), tempo, n_seeds=1))
     assert scatter(_twins(np.full((5, 4), 90.0)), tempo, n_seeds=1) == 0
 

@@ -91,7 +91,8 @@ def scatter(rows: Sequence[Row], concept: Concept, *, n_seeds: int, draws: int =
     Args:
         rows: Twins among them, each prompt with the same seeds.
         concept: Whose change is meant.
-        n_seeds: Pairs of seeds of each prompt, as many as controls are heard with.
+        n_seeds: As many as controls are heard with. Where the twins hold fewer than two for each,
+            the scatter of fewer is scaled by the root of their number.
         draws: Of pairings.
     """
     twins = [row for row in rows if row["coefficient"] == 0]
@@ -100,16 +101,13 @@ def scatter(rows: Sequence[Row], concept: Concept, *, n_seeds: int, draws: int =
     n_prompts, known = values.shape
     if known < 2:
         return float("nan")
-    rng = np.random.default_rng(0)
-    sizes = []
+    rng, n_pairs, sizes = np.random.default_rng(0), min(n_seeds, known // 2), []
     for _ in range(draws):
-        order = rng.permuted(np.tile(np.arange(known), (n_prompts, 1)), axis=1)
-        ones = np.take_along_axis(values, order, 1)
-        others = np.roll(ones, 1, axis=1)
-        pairs = zip(others[:, :n_seeds].flat, ones[:, :n_seeds].flat, strict=True)
-        changes = np.array([concept.change(other, one) for other, one in pairs])
+        dealt = rng.permuted(values, axis=1)
+        pairs = zip(dealt[:, :n_pairs].flat, dealt[:, n_pairs : 2 * n_pairs].flat, strict=True)
+        changes = np.array([concept.change(one, other) for one, other in pairs])
         sizes.append(abs(median_over_prompts(changes.reshape(n_prompts, -1))))
-    return float(np.percentile(sizes, 95))
+    return float(np.percentile(sizes, 95) * np.sqrt(n_pairs / n_seeds))
 
 
 def beside_table(stood: Sequence[Beside]) -> "DataFrame":

@@ -31,10 +31,11 @@ def findings(study: "Study") -> Iterator[str]:
         f"{concept.change_unit} from neutral prompts ({concept.heard})."
     )
     corrected = primary_tests(study).set_index("sign")["corrected p"]
+    scattered = scatter(study.rows, concept, n_seeds=study.settings.control_seeds)
     for sign in SIGNS:
         yield _effect(study, sign, said[sign], float(corrected[sign]))
-        yield from _beside(study, sign, said[sign], float(corrected[sign]))
-    yield from _scatter(study)
+        yield from _beside(study, sign, said[sign], float(corrected[sign]), scattered)
+    yield from _scatter(study, scattered)
     yield from (_trend(study, sign, said[sign]) for sign in SIGNS)
     yield from _strategies(study)
     yield _largest_side_effect(study)
@@ -111,15 +112,23 @@ def _shown(side: "Side", sign: str, p: float) -> bool:
     return side.may_be_claimed and p <= _SIGNIFICANT and same_way
 
 
-def _beside(study: "Study", sign: str, said: str, p: float) -> Iterator[str]:
-    shown = _shown(study.dose_response.sides[sign], sign, p)
+def _beside(study: "Study", sign: str, said: str, p: float, scattered: float) -> Iterator[str]:
+    side = study.dose_response.sides[sign]
+    shown = _shown(side, sign, p)
+    # NaN, of single seeds, tells nothing of scatter.
+    too_few = scattered > _MOST_RANDOM * abs(side.effect.value)
     for stood in study.beside:
         if stood.sign != sign:
             continue
         verdict = ""
         if shown:
             holds = stood.share_of_real <= _MOST_RANDOM
-            verdict = f", so the effect {'holds' if holds else 'does not hold'}"
+            if holds:
+                verdict = ", so the effect holds"
+            elif too_few:
+                verdict = ", which other seeds alone may scatter by: too few clips to tell"
+            else:
+                verdict = ", so the effect does not hold"
         if stood.kind in study.other_concepts:
             if not isfinite(stood.effects[0]):
                 yield f"{said}: under the direction of {stood.kind} nothing could be measured."
@@ -137,9 +146,8 @@ def _beside(study: "Study", sign: str, said: str, p: float) -> Iterator[str]:
         )
 
 
-def _scatter(study: "Study") -> Iterator[str]:
+def _scatter(study: "Study", found: float) -> Iterator[str]:
     n_seeds = study.settings.control_seeds
-    found = scatter(study.rows, study.concept, n_seeds=n_seeds)
     if not isfinite(found):
         return
     sizes = {sign: abs(side.effect.value) for sign, side in study.dose_response.sides.items()}
