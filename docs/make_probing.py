@@ -32,7 +32,8 @@ training ([probes](probes.md) says what each column means). On a checkpoint:
 `audio-lens probe --model facebook/musicgen-small`, which asks in equal temperament.
 
 **Only what is above random weights was learned**: codes alone tell much, and a random model passes
-them on.
+them on. Without a prompt cross-attention writes nothing, so nothing can be read there: a control of
+the method.
 """
 
 
