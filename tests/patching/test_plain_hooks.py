@@ -1,5 +1,7 @@
 """Activation patching against plain torch hooks on transformers' own model, cell by cell."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from oracle import AXES, Edit, Oracle, Visit, family
@@ -45,6 +47,17 @@ def score(codes: Tensor, logits: Tensor) -> Tensor:
     return -nats.view(len(codes), -1).mean(1)
 
 
+@dataclass
+class Halves:
+    """An edit of its own for the conditional half and for the other, if there are two."""
+
+    edits: list[Edit]
+
+    def __call__(self, tensor: Tensor, positions: range, index: int | None = None) -> Tensor:
+        parts = zip(self.edits, tensor.chunk(len(self.edits)), strict=True)
+        return torch.cat([edit(part, positions, index) for edit, part in parts])
+
+
 class Patcher:
     """Runs of the oracle with one tensor put in at one place."""
 
@@ -55,29 +68,34 @@ class Patcher:
         }
 
     def activation(self, name: str, side: str) -> Tensor:
+        """A site's tensor in a run, halves one after the other."""
         visit = Visit(kept=[])
         prompt, codes = self.sides[side]
         with self.oracle.visiting({name: visit}):
             self.oracle.positional([prompt], codes, guidance_scale=self.scale)
+        if AXES[family(name)].startswith("codebook"):  # visited one by one, or at once
+            return torch.cat(visit.kept, dim=1)
         return visit.kept[0]
 
     def patched(self, name: str, index: tuple, *, branch: str = "both") -> Tensor:
         """The metric of the corrupted run with clean activations at an index of a site."""
-        axes = AXES[family(name)]
-        clean = self.activation(name, "clean")[:1][0]
-        here = torch.zeros_like(clean, dtype=torch.bool)
-        here[index] = True
-        zero = torch.zeros_like(clean)
-        origin = -(self.n_prefix(clean, axes))
-        edit = Edit(
-            axes, gain=(~here).to(clean), shift=torch.where(here, clean, zero), origin=origin
-        )
+        edits = [self.edit(name, clean, index) for clean in self.activation(name, "clean")]
         prompt, codes = self.sides["corrupted"]
-        with self.oracle.editing(name, edit, branch=branch):
+        with self.oracle.editing(name, Halves(edits), branch=branch):
             with torch.no_grad():
                 logits = self.oracle.positional([prompt], codes, guidance_scale=self.scale)
             aligned = self.oracle.aligned(logits, guidance_scale=self.scale)
         return score(self.sides["clean"][1], aligned)
+
+    def edit(self, name: str, clean: Tensor, index: tuple) -> Edit:
+        axes = AXES[family(name)]
+        here = torch.zeros_like(clean, dtype=torch.bool)
+        here[index] = True
+        zero = torch.zeros_like(clean)
+        origin = -(self.n_prefix(clean, axes))
+        return Edit(
+            axes, gain=(~here).to(clean), shift=torch.where(here, clean, zero), origin=origin
+        )
 
     def n_prefix(self, clean: Tensor, axes: str) -> int:
         named = axes.split()
@@ -135,14 +153,15 @@ def test_whole_layers_agree_with_plain_hooks(model, sides, site) -> None:
 
 
 @pytest.mark.parametrize("branch", ["cond", "uncond", "both"])
-def test_branches_agree_with_plain_hooks(mono, branch) -> None:
+@pytest.mark.parametrize("site", ["mlp_out", "attn.z", "cross_attn_out", "resid_mid2"])
+def test_branches_agree_with_plain_hooks(mono, branch, site) -> None:
     codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
     sides = {"clean": ("a slow organ", codes[0]), "corrupted": ("a fast organ", codes[1])}
     results = [
         activation_patch(
             mono,
             **sides,
-            site="mlp_out",
+            site=site,
             axes=("layer",),
             metric=metrics.logprob(codes[0]),
             guidance_scale=3.0,
@@ -153,4 +172,42 @@ def test_branches_agree_with_plain_hooks(mono, branch) -> None:
         for method in ("full", "reuse")
     ]
     assert (results[0].per_example - results[1].per_example).abs().max() < TOLERANCE
-    assert (results[0].effect.abs() > 1e-4).all()
+    patcher = Patcher(mono, sides, example=0, scale=3.0)
+    for layer in (0, 2):
+        named = next(s for s in mono.sites if s.shorthand == site and s.layer == layer)
+        wanted = patcher.patched(named.name, (slice(None),), branch=branch)
+        assert results[0].per_example[layer, 0] == pytest.approx(float(wanted), abs=1e-5)
+
+
+PARTS = [
+    ("attn.z", "head"),
+    ("attn.pattern", "head"),
+    ("attn.k", "head"),
+    ("cross_attn.z", "head"),
+    ("cross_attn.v", "head"),
+    ("cross_attn.v", "text_token"),
+    ("cross_attn.k", "text_token"),
+    ("text.proj", "text_token"),
+    ("text.out", "text_token"),
+    ("embed.codebook", "codebook"),
+    ("logits", "codebook"),
+]
+
+
+@pytest.mark.parametrize(("site", "axis"), PARTS)
+def test_heads_tokens_and_codebooks_agree_with_plain_hooks(mono, site, axis) -> None:
+    codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
+    sides = {"clean": ("a slow organ", codes[0]), "corrupted": ("a fast organ", codes[1])}
+    named = next(s for s in mono.sites if s.shorthand == site and s.layer in (None, 1))
+    result = activation_patch(
+        mono, **sides, site=site, axes=(axis,), metric=metrics.logprob(codes[0]), progress=False,
+        **({} if named.layer is None else {"layers": 1}),
+    )  # fmt: skip
+    patcher = Patcher(mono, sides, example=0)
+    dim = named.axes.index("token" if axis == "text_token" else axis) - 1
+    assert result.per_example.shape[0] > 2
+    for part, found in enumerate(result.per_example[:, 0]):
+        index = (*[slice(None)] * dim, part)
+        wanted = patcher.patched(named.name, index)
+        assert float(found) == pytest.approx(float(wanted), abs=1e-5)
+    assert result.effect.abs().max() > 1e-5
