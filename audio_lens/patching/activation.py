@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Literal, Unpack
 
 import torch
@@ -165,8 +166,8 @@ def _begin(
     values = taken_over(experiment.result(torch.full((*grid.shape, n), 0.0)), resume)
     wanted = list(range(len(values)))
     if sample is not None:
-        if sample < 1:
-            raise InputError(f"sample={sample}: expected at least one cell.")
+        if not (isinstance(sample, Integral) and sample >= 1):
+            raise InputError(f"sample={sample}: expected a number of cells, at least one.")
         order = torch.randperm(len(wanted), generator=torch.Generator().manual_seed(seed))
         wanted = sorted(order[:sample].tolist())
     return values, [place for place in wanted if values[place].isnan().any()]

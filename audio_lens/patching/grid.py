@@ -1,9 +1,11 @@
 """The cells of a patching grid: which sites each writes, and where in their tensors."""
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise, product
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,6 +82,16 @@ def beats_of(clip: "Clip") -> Callable[["AudioLens", int], Groups]:
     return groups
 
 
+def as_layers(layers: Any) -> int | tuple[int, ...] | None:
+    """Layers as they are kept: NumPy's and torch's whole numbers too, and what is iterated once."""
+    if layers is None:
+        return None
+    try:
+        return operator.index(layers)
+    except TypeError:
+        return tuple(map(operator.index, layers))
+
+
 def group_positions(lens: "AudioLens", positions: Positions, n_positions: int) -> Groups:
     """Labelled ranges of positions.
 
@@ -88,7 +100,8 @@ def group_positions(lens: "AudioLens", positions: Positions, n_positions: int) -
     """
     if positions is None:
         positions = 1
-    if isinstance(positions, int):
+    if isinstance(positions, Integral):
+        positions = int(positions)
         if positions < 1:
             raise InputError(f"positions={positions}: groups need at least one position.")
         step = positions
@@ -96,7 +109,14 @@ def group_positions(lens: "AudioLens", positions: Positions, n_positions: int) -
             str(start): range(start, min(start + step, n_positions))
             for start in range(0, n_positions, step)
         }
+    if not isinstance(positions, Mapping) and not callable(positions):
+        raise InputError(
+            f"positions={positions!r}: expected how many at a time, every_seconds(0.5), "
+            f"beats_of(clip), or ranges by label."
+        )
     groups = positions if isinstance(positions, Mapping) else positions(lens, n_positions)
+    if not groups:
+        raise InputError("positions={}: give at least one range by label.")
     for label, span in groups.items():
         if (
             not isinstance(span, range)
@@ -197,7 +217,7 @@ def build_grid(
         SiteError: sites that cannot be written, or lack an axis.
     """
     names = (site,) if isinstance(site, str) else tuple(site)
-    layers = layers if layers is None or isinstance(layers, int) else tuple(layers)
+    layers = as_layers(layers)
     _check_axes(axes, names)
     if positions is not None and "pos" not in axes:
         raise InputError('positions= groups the axis "pos", which axes do not have.')

@@ -97,7 +97,7 @@ def _chosen(
     """Mean over the codebooks and frames that are asked for."""
     _, n_books, n_frames = values.shape
     if codebooks is not None:
-        wanted = [codebooks] if isinstance(codebooks, int) else list(codebooks)
+        wanted = list(codebooks) if isinstance(codebooks, Iterable) else [int(codebooks)]
         if not wanted or not all(-n_books <= book < n_books for book in wanted):
             raise InputError(f"codebooks={codebooks!r}: there are codebooks 0 to {n_books - 1}.")
         values = values[:, wanted]
@@ -236,13 +236,20 @@ def read_out(direction: Any, *, layer: int, site: str = "resid_post") -> Metric:
     """
     if layer < 0:
         raise InputError(f"layer={layer}: count layers from 0.")
-    vector = direction if isinstance(direction, Tensor) else direction.layer(layer, site=site)
+    vector = direction.layer(layer, site=site) if hasattr(direction, "layer") else direction
+    if not isinstance(vector, Tensor):
+        raise InputError(f"direction must be a Direction or a vector, got {type(vector).__name__}.")
     unit = vector / vector.norm()
     inside, _, last = site.rpartition(".")
     name = f"blocks.{layer}.{inside}{'.' if inside else ''}hook_{last.removeprefix('hook_')}"
 
     def score(logits: Tensor, cache: Any) -> Tensor:
         values = cache[name][:, cache.layout.audio]
+        if values.shape[-unit.ndim :] != unit.shape:
+            raise InputError(
+                f"the direction has shape {tuple(unit.shape)}; {name} is {tuple(values.shape[2:])} "
+                f"at each position."
+            )
         return (values * unit.to(values)).sum(-1).flatten(1).mean(1)
 
     return Metric(score, f"read-out at {site} of layer {layer}", sites=(name,), reads_logits=False)

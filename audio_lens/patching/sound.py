@@ -25,7 +25,7 @@ from audio_lens.lens.run import Hook
 from audio_lens.lens.schedules import window as window_of
 from audio_lens.lens.sites import Site
 from audio_lens.patching.experiment import check_halves, common_prefix
-from audio_lens.patching.grid import BLOCK, common_layers, writable, writers
+from audio_lens.patching.grid import BLOCK, as_layers, common_layers, writable, writers
 from audio_lens.patching.result import PatchingResult
 from audio_lens.patching.resuming import missing, taken_over, warn_interrupted
 from audio_lens.provenance import versions
@@ -131,7 +131,7 @@ def sound_patch(
         raise InputError(f"seeds are a list: give seeds=({seeds},).")
     texts = as_prompts(corrupted)
     theirs = texts if clean is None else as_prompts(clean, len(texts))
-    layers = layers if layers is None or isinstance(layers, int) else tuple(layers)
+    layers = as_layers(layers)
     families = {name: _patchable(lens, name, layers, branch) for name in names}
     in_layers = common_layers({name: [each[0] for each in f] for name, f in families.items()})
     common_prefix(lens, [*texts, *theirs])

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -380,3 +381,26 @@ def test_beats_group_positions_from_beat_to_beat(mono) -> None:
     )  # fmt: skip
     assert result.axes["pos"] == tuple(spans)
     assert result.values.isfinite().all()
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(mono, as_users_see_it) -> None:
+    codes = mono.random_codes(frames=5)
+    asked = {"clean": ("a", codes), "corrupted": ("b c", codes), "progress": False}
+    plain, numpys = (
+        activation_patch(
+            mono, layers=n(1), positions=n(3), metric=metrics.logprob(codes, codebooks=n(2)),
+            **asked,
+        )
+        for n in (int, np.int64)
+    )  # fmt: skip
+    assert torch.equal(plain.values, numpys.values)
+    for change, match in (
+        ({"positions": 2.5}, "expected how many at a time"),
+        ({"positions": {}}, "at least one range"),
+        ({"sample": 2.5}, "a number of cells"),
+        ({"metric": metrics.read_out(torch.ones(7), layer=2)}, r"the direction has shape \(7,\)"),
+    ):
+        with pytest.raises(InputError, match=match):
+            activation_patch(mono, **{"metric": metrics.logprob(codes), **asked, **change})
+    with pytest.raises(InputError, match="a Direction or a vector, got list"):
+        metrics.read_out([1.0, 2.0], layer=1)

@@ -211,3 +211,20 @@ def test_heads_tokens_and_codebooks_agree_with_plain_hooks(mono, site, axis) -> 
         wanted = patcher.patched(named.name, index)
         assert float(found) == pytest.approx(float(wanted), abs=1e-5)
     assert result.effect.abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("site", ["resid_post", "attn.z", "cross_attn_out"])
+def test_what_is_reused_is_exact_for_every_code(mono, site) -> None:
+    """To 1e-5 in the log-probability of single codes, where a mean could hide a difference."""
+    codes = [mono.random_codes(frames=6, seed=seed) for seed in (1, 2)]
+    for book, frame in ((0, 0), (1, 5), (3, 2), (3, 5)):
+        metric = metrics.logprob(codes[0], codebooks=book, frames=(frame, frame + 1))
+        full, reused = (
+            activation_patch(
+                mono, clean=("a slow organ", codes[0]), corrupted=("a fast organ", codes[1]),
+                site=site, metric=metric, method=method, progress=False,
+            ).values
+            for method in ("full", "reuse")
+        )  # fmt: skip
+        assert (full - reused).abs().max() < TOLERANCE
+        assert full.std() > 1e-4
