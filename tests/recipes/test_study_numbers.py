@@ -240,7 +240,7 @@ def test_a_choice_is_json_that_others_can_read() -> None:
     scan = tuple(
         {**asdict(Way("one_to_one", n)), "reached": r} for n, r in enumerate((0.4, -np.inf))
     )
-    chosen = Choice(Way("one_to_one", 0), {"+": 1.0, "-": -1.0}, {"+": 0.4, "-": 0.5}, scan)
+    chosen = Choice(Way("one_to_one", 0), {"+": 1.0, "-": -1.0}, {"+": 0.4, "-": -np.inf}, scan)
     text = json.dumps(chosen.as_json(), allow_nan=False)
     assert Choice.of_json(json.loads(text)) == chosen
 
