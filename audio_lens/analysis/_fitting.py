@@ -80,7 +80,7 @@ def _estimator(kind: str, strength: float, n_classes: int, seed: int) -> Any:
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
     family = MLPClassifier if n_classes else MLPRegressor
-    return family((64,), alpha=1e-4 / strength, max_iter=500, random_state=seed)
+    return family(hidden_layer_sizes=(64,), alpha=1e-4 / strength, max_iter=500, random_state=seed)
 
 
 def linear(weights: np.ndarray, bias: np.ndarray, n_classes: int) -> Fit:

@@ -254,6 +254,10 @@ def _poolable(lens: "AudioLens", site: Any, layers: Any, pool: str) -> tuple[Sit
 
 
 def _check_pool(lens: "AudioLens", pool: str, branch: str) -> None:
+    if branch not in ("cond", "uncond"):
+        raise InputError(
+            f'branch={branch!r}: activations are gathered from one half, "cond" or "uncond".'
+        )
     if pool not in get_args(Pool):
         raise InputError(
             f"pool must be one of {', '.join(map(repr, get_args(Pool)))}, got {pool!r}."

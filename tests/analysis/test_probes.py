@@ -1,5 +1,7 @@
 """Probes: planted labels are found and nothing else is, nothing leaks, controls stand beside."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -235,3 +237,12 @@ def test_strengths_are_chosen_where_they_pay() -> None:
     x, y, _ = planted(n=150, width=100, size=0.0)
     x[:, 0] += torch.from_numpy(1.0 * (2 * y - 1)).float()
     assert Probe.fit(x, y).strength < STRENGTHS[-1]
+
+
+def test_a_small_mlp_reads_graded_labels_too() -> None:
+    x = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scikit-learn, that it could train longer
+        probe = Probe.fit(x, (2 * x[:, 0]).numpy(), kind="mlp", strengths=(1.0,), shuffles=1)
+    assert probe.classes is None
+    assert probe.score.value > 0.5
