@@ -27,6 +27,11 @@ def tensors_sha256(tensors: Iterable[Tensor]) -> str:
     return found.hexdigest()
 
 
+def strings_sha256(strings: Iterable[str]) -> str:
+    """A fingerprint of texts in their order."""
+    return hashlib.sha256(json.dumps(list(strings)).encode()).hexdigest()
+
+
 def function_sha256(function: Callable[..., Any]) -> str:
     """A fingerprint of what a function does: its code, constants and names, not what it calls.
 

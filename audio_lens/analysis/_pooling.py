@@ -1,5 +1,7 @@
 """Pooling over time while activations pass: which positions count, and what is kept of them."""
 
+from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,7 +20,6 @@ Window = tuple[float, float | None]
 """From and to which second; to the end if the latter is None."""
 Key = tuple[str, int]
 """A site's shorthand and a layer: -1 for a site in front of the blocks."""
-BEFORE = -1
 
 FIRST_CALL = {"first_step": range(0, 1), "end_of_text": range(-1, 0)}
 """Pools that need no more than the first decoder call, and their position."""
@@ -38,7 +39,9 @@ def positions_to_pool(lens: "AudioLens", frames: int, window: Window | None, poo
         )
     if window is None:
         return full
-    if any(edge is not None and edge < 0 for edge in window):
+    if not isinstance(window, Sequence) or len(window) != 2:
+        raise InputError(f"window={window!r}: give from and to which second, such as (2.0, 6.0).")
+    if any(edge is not None and not 0 <= edge < inf for edge in window):
         raise InputError(f"window={window}: seconds count from the beginning, from 0.")
     start, stop = (None if edge is None else lens.delay.frames(edge) for edge in window)
     within = range(max(full.start, start or 0), min(full.stop, full.stop if stop is None else stop))
@@ -69,8 +72,7 @@ class Pooling:
         if first >= last:
             return
         part = tensor[:, first:last].detach().float()
-        layer = hook.site.layer
-        key = (hook.site.shorthand, BEFORE if layer is None else layer)
+        key = hook.site.key
         found, norms = self._found.setdefault(key, {}), self._norms.setdefault(key, {})
         norm = part.flatten(2).norm(dim=-1).sum(1)
         norms[hook.rows] = norms.get(hook.rows, 0) + norm

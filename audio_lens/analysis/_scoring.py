@@ -33,6 +33,10 @@ class Task:
     def of(cls, labels: Any, *, split: Any, groups: Any, seed: int) -> "Task":
         """Labels, split and groups as users give them, checked."""
         labels = np.asarray(labels)
+        if labels.ndim != 1:
+            raise InputError(
+                f"labels must be one per clip, got {labels.shape or repr(labels[()])}."
+            )
         groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
         if len(groups) != len(labels):
             raise InputError(f"{len(labels)} labels and {len(groups)} groups: give one per clip.")

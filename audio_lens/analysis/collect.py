@@ -1,7 +1,7 @@
 """Activations gathered over prompts and pooled over time while they pass, one vector a row."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,9 +16,9 @@ from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.decode import Sampling
 from audio_lens.lens.generation import Generation
-from audio_lens.lens.rows import Prompts, as_prompts
+from audio_lens.lens.rows import Prompts, as_prompts, as_seeds
 from audio_lens.lens.sites import Site
-from audio_lens.provenance import prompts_sha256, tensors_sha256
+from audio_lens.provenance import prompts_sha256, strings_sha256, tensors_sha256, versions
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -47,7 +47,7 @@ def collect(
     codes: Int[Tensor, "batch codebook frame"] | None = None,
     audio: Any = None,
     seconds: float = 6.0,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     guidance_scale: float = 3.0,
     rows_at_once: int = 100,
     progress: bool = True,
@@ -76,7 +76,7 @@ def collect(
         audio: Sounds to encode and teacher-force, a row each: clips, paths, labelled clips. They
             are read `rows_at_once` at a time, so a long list need not fit into memory.
         seconds: Length generated for each prompt, where `codes` are not given.
-        seed: Of the generation, the same for every prompt.
+        seed: Of the generation: the same for every prompt, or one each.
         guidance_scale: Of the generation; teacher-forced runs need it above 1 only to read the
             unconditional half.
         rows_at_once: Rows per batch.
@@ -84,7 +84,8 @@ def collect(
 
     Raises:
         SiteError: a site without positions, or behind the blocks.
-        InputError: a pool that does not exist, or too little audio to pool.
+        InputError: a pool that does not exist, too little audio to pool, or rows that lack what is
+            to be read of them.
     """
     values: dict[Key, list[Tensor]] = {}
     norms: dict[Key, list[Tensor]] = {}
@@ -123,10 +124,12 @@ class Gathering:
     codes: Int[Tensor, "batch codebook frame"] | None = None
     audio: Any = None
     seconds: float = 6.0
-    seed: int = 0
+    seed: int | Sequence[int] = 0
     guidance_scale: float = 3.0
     rows_at_once: int = 100
     progress: bool = True
+    _heard: list[str] = field(default_factory=list, init=False)
+    """Fingerprints of the codes that sounds were encoded to."""
 
     def __post_init__(self) -> None:
         _check_pool(self.lens, self.pool, self.branch)
@@ -137,6 +140,12 @@ class Gathering:
         for place, text in enumerate(self.texts):
             if text is None and self.pool == "end_of_text":
                 raise InputError(f'row {place} has no prompt: pool="end_of_text" reads one.')
+            if text is None and self.branch == "uncond":
+                raise InputError(
+                    f"row {place} has no prompt, so it runs unguided and has no unconditional half "
+                    f'to read: use branch="cond", which is the same without a prompt.'
+                )
+        _ = self.seeds
         _ = self.sites  # a wrong name costs nothing here
 
     @cached_property
@@ -148,6 +157,11 @@ class Gathering:
     def texts(self) -> tuple[str | None, ...]:
         """The prompt of every row."""
         return _rows(self.prompts, self.codes, self.audio)
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of every row."""
+        return as_seeds(self.seed, len(self.texts))
 
     @property
     def n_rows(self) -> int:
@@ -179,6 +193,7 @@ class Gathering:
             "branch": self.branch,
             "guidance_scale": self._guidance,
             "rows": self.n_rows,
+            **versions(),
         }
         if self.window is not None:
             made["window"] = list(self.window)
@@ -188,15 +203,16 @@ class Gathering:
             return made | {
                 "codes": "generated",
                 "seconds": self._frames / self.lens.cfg.frame_rate,
-                "seed": self.seed,
+                "seed": self.seeds[0] if len(set(self.seeds)) == 1 else list(self.seeds),
             }
         if self.codes is None:
-            return made | {"codes": "encoded"}
+            return made | {"codes": "encoded", "codes_sha256": strings_sha256(self._heard)}
         return made | {"codes": "given", "codes_sha256": tensors_sha256([self.codes])}
 
     def batches(self) -> Iterator[Batch]:
         """Run, some rows at a time."""
         lens = self.lens
+        self._heard.clear()
         starts = range(0, self.n_rows, self.rows_at_once)
         length = None
         quiet = not self.progress or len(starts) == 1
@@ -224,14 +240,16 @@ class Gathering:
             self.lens,
             texts,
             seconds=self._frames / self.lens.cfg.frame_rate,
-            seed=self.seed,
+            seed=[self.seeds[row] for row in rows],
             sampling=Sampling(self._guidance),
         ).codes(progress=self.progress)
 
     def _codes_of(self, rows: range) -> Int[Tensor, "row codebook frame"] | None:
         """What a batch of rows reads; None where it generates."""
         if self.audio is not None:
-            return self.lens.encode([self.audio[row] for row in rows])
+            codes = self.lens.encode([self.audio[row] for row in rows])
+            self._heard.extend(tensors_sha256([row]) for row in codes)
+            return codes
         if self.codes is None or len(self.codes) == 1:
             return self.codes
         return self.codes[rows.start : rows.stop]

@@ -45,7 +45,8 @@ def controls(
         For each kind its draws, and for each other concept one.
 
     Raises:
-        InputError: kinds that need poles without them, or fewer than two pairs.
+        InputError: kinds that need poles without them, fewer than six pairs, or another concept
+            that lacks a site or layer of the direction.
 
     Example:
         >>> faster = Direction({("resid_post", 0): torch.tensor([3.0, 4.0])})
@@ -69,7 +70,14 @@ def controls(
         vectors = _DRAWN[kind](direction, poles, n, generator)
         made[kind] = [_as_long(direction, drawn, kind) for drawn in vectors]
     for name, other in (others or {}).items():
-        made[name] = [other.scaled_to(direction)]
+        if missing := set(direction) - set(other):
+            raise InputError(
+                f"{name!r} has no vector at {sorted(missing)[0]}, where the direction has one: "
+                f"take it at the same sites and layers."
+            )
+        made[name] = [
+            other._with({key: other.vectors[key] for key in direction}).scaled_to(direction)
+        ]
     return MappingProxyType(made)
 
 
@@ -98,33 +106,41 @@ def _matched(
 
 def _deviations(poles: Poles, key: Key) -> Tensor:
     """Activations about their pole's mean, so that the concept itself is not drawn."""
-    sides = [side.values[key] for side in (poles.positive, poles.negative)]
-    return torch.cat([side - side.mean(0) for side in sides])
+    return torch.cat([side - side.mean(0) for side in poles.rows(key)])
 
 
 def _flipped(
     direction: Direction, poles: Poles, n: int, generator: torch.Generator
 ) -> Iterator[Vectors]:
-    pairs = {key: poles.pairs[key] for key in direction}
+    found = poles.pairs
+    pairs = {key: found[key] for key in direction}
     n_pairs = len(next(iter(pairs.values())))
     if n_pairs < _FEWEST_PAIRS:
         raise InputError(
             f"flipped controls need at least {_FEWEST_PAIRS} pairs, got {n_pairs}: of fewer, too "
             f"many flips are the direction itself."
         )
-    made_by = direction.provenance.get("method", "difference_in_means")
+    made_by = _method(direction.provenance)
     if made_by != "difference_in_means":
         raise InputError(
             f"flipped controls are differences in means, this direction is a {made_by}: compare "
             f"it with the other kinds."
         )
-    # As many flipped as not: what all pairs share cancels, and is not left over by chance only to
-    # be enlarged when the control is given the direction's length.
+    # As many flipped as not (of an odd number one is left out, drawn too): what all pairs share
+    # cancels, and is not left over only to be enlarged to the direction's length.
     halves = torch.arange(n_pairs) % 2 * 2.0 - 1
+    halves[n_pairs - n_pairs % 2 :] = 0
     for _ in range(n):
         # One flip for all layers: a control is one experiment.
         signs = halves[torch.randperm(n_pairs, generator=generator)]
         yield {key: torch.einsum("n,n...->...", signs, p) / n_pairs for key, p in pairs.items()}
+
+
+def _method(made: Mapping[str, Any]) -> str:
+    """How a direction was made; turned round, it is still what it was."""
+    while made.get("method") == "negated":
+        made = made["of"][0]
+    return made.get("method", "difference_in_means")
 
 
 _DRAWN: Mapping[str, Any] = {"isotropic": _isotropic, "matched": _matched, "flipped": _flipped}

@@ -53,8 +53,16 @@ class Direction:
     def __post_init__(self) -> None:
         if not self.vectors:
             raise InputError("a direction needs at least one vector.")
-        # Copies: what a caller does to its own tensors must not reach in here.
-        vectors = {key: v.detach().float().cpu().clone() for key, v in sorted(self.vectors.items())}
+        for key in self.vectors:
+            if not (isinstance(key, tuple) and len(key) == 2):
+                raise InputError(
+                    f'vectors are given by site and layer, {{("resid_post", 3): vector}}; got '
+                    f"{key!r}."
+                )
+        vectors = {  # copies: what a caller does to its own tensors must not reach in here
+            key: torch.as_tensor(self.vectors[key]).detach().float().cpu().clone()
+            for key in sorted(self.vectors)
+        }
         for (site, layer), vector in vectors.items():
             if not vector.isfinite().all():
                 raise InputError(f"the direction's vector at {site}, layer {layer} is not finite.")
@@ -103,6 +111,7 @@ class Direction:
                 "directions combine only over the same sites and layers: "
                 f"{sorted(self.vectors)} and {sorted(other.vectors)}."
             )
+        self._check_widths(other)
         vectors = {key: v + sign * other.vectors[key] for key, v in self.vectors.items()}
         sources = [dict(self.provenance), dict(other.provenance)]
         made: dict[str, Any] = {"method": "sum" if sign > 0 else "difference", "of": sources}
@@ -110,13 +119,28 @@ class Direction:
             made["model"] = self.provenance.get("model")
         return Direction(vectors, typical_norms=self.typical_norms, provenance=made)
 
+    def _check_widths(self, other: "Direction") -> None:
+        for key in set(self.vectors) & set(other.vectors):
+            one, two = (tuple(each.vectors[key].shape) for each in (self, other))
+            if one != two:
+                raise InputError(
+                    f"the directions have shapes {one} and {two} at {key[0]}, layer {key[1]}: they "
+                    f"are of different models."
+                )
+
     def __add__(self, other: "Direction") -> "Direction":
         return self._combine(other, 1.0)
+
+    def __radd__(self, nothing: int) -> "Direction":
+        """So that `sum` works, which begins with 0."""
+        return self if isinstance(nothing, int) and nothing == 0 else NotImplemented
 
     def __sub__(self, other: "Direction") -> "Direction":
         return self._combine(other, -1.0)
 
     def __mul__(self, factor: float) -> "Direction":
+        if isinstance(factor, Direction):
+            return NotImplemented
         return self._map(lambda vector: vector * factor)
 
     __rmul__ = __mul__
@@ -146,8 +170,17 @@ class Direction:
         return replace(self, vectors=vectors)
 
     def scaled_to(self, other: "Direction") -> "Direction":
-        """The same with the lengths of another direction, layer by layer."""
+        """The same with the lengths of another direction, layer by layer.
+
+        Raises:
+            InputError: the other has no vector at some site or layer of this one.
+        """
         unit, norms = self.unit(), other.norms
+        if missing := [key for key in unit if key not in norms]:
+            raise InputError(
+                f"no length to take at {missing[0][0]}, layer {missing[0][1]}: the other direction "
+                f"has vectors at {sorted(norms)}."
+            )
         return unit._with({key: vector * norms[key] for key, vector in unit.vectors.items()})
 
     def only(self, layers: int | Sequence[int]) -> "Direction":
@@ -195,7 +228,12 @@ class Direction:
         return replace(along, spreads={}, provenance=self._from("project_onto", other))
 
     def cosine(self, other: "Direction") -> dict[Key, float]:
-        """Cosine with another direction at every site and layer both have."""
+        """Cosine with another direction at every site and layer both have.
+
+        Raises:
+            InputError: they are of different models' widths.
+        """
+        self._check_widths(other)
         shared = [key for key in self.vectors if key in other.vectors]
         pairs = {key: (self.vectors[key].flatten(), other.vectors[key].flatten()) for key in shared}
         return {key: float(torch.cosine_similarity(a, b, dim=0)) for key, (a, b) in pairs.items()}
@@ -228,7 +266,7 @@ class Direction:
             "raw_norms": numbers_as_json(self.raw_norms),
             "typical_norms": numbers_as_json(self.typical_norms),
             "spreads": numbers_as_json(self.spreads),
-            "provenance": json.dumps(dict(self.provenance), default=dict),
+            "provenance": json.dumps(dict(self.provenance), default=_plain),
         }
         save_file(tensors, path, metadata=metadata)
         return path
@@ -275,7 +313,7 @@ class Direction:
             "d_mlp": cfg.d_mlp,
         }
         for (name, layer), vector in self.vectors.items():
-            (site,) = lens.sites.resolve(name, layers=layer)
+            site = lens.sites.of_key(name, layer)
             expected = tuple(sizes[axis] for axis in site.axes[2:])
             if tuple(vector.shape) != expected:
                 raise InputError(
@@ -302,6 +340,11 @@ class Direction:
             )
             lines.append(f"  {key[0]} {key[1]}: length {norm:.3g}{beside}")
         return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know, as what it knows: mappings, and the numbers of NumPy and torch."""
+    return value.tolist() if hasattr(value, "tolist") else dict(value)
 
 
 def gram_schmidt(*directions: Direction) -> tuple[Direction, ...]:
@@ -345,7 +388,9 @@ def cosine_table(named: Mapping[str, Direction]) -> "DataFrame":
         raise InputError("a table of cosines needs at least two directions.")
     columns = {}
     for one, other in combinations(named, 2):
-        columns[f"{one}, {other}"] = named[one].cosine(named[other])
+        columns[f"{one}, {other}"] = cosines = named[one].cosine(named[other])
+        if not cosines:
+            raise InputError(f"{one!r} and {other!r} share no site and layer.")
     table = pandas.DataFrame(columns)
     return table.rename_axis(["site", "layer"]).reset_index()
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from audio_lens.analysis.collect import Activations, Key
 from audio_lens.errors import InputError
 from audio_lens.lens.intervention import Intervention
+from audio_lens.lens.sites import BEFORE
 
 if TYPE_CHECKING:
     from audio_lens.lens.run import Hook
@@ -97,7 +98,8 @@ class Eraser:
             return tensor + coefficient * (self(tensor, site, layer) - tensor)
 
         label = f"erased at {site} {layer}"
-        return Intervention(site, erase, layers=layer, label=label, **where)
+        at = None if layer == BEFORE else layer
+        return Intervention(site, erase, layers=at, label=label, **where)
 
 
 _NEGLIGIBLE = 1e-9

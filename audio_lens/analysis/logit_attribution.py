@@ -174,6 +174,7 @@ def _directions(
                 f"against= has codes {tuple(against.shape)}, the run {tuple(codes.shape)}: give "
                 f"as many."
             )
+        lens.delay.check_codes(against, name="against")
         others = against.to(codes.device).expand(len(codes), -1, -1)
     elif against not in ("mean", "nothing"):
         raise InputError(f'against must be "mean", "nothing" or codes, got {against!r}.')

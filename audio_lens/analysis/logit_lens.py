@@ -8,6 +8,7 @@ listened to: Velez Vasquez et al., ISMIR 2024).
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError
 from audio_lens.lens.engine import Registration
 from audio_lens.lens.generation import decode_codes
-from audio_lens.lens.rows import as_prompts
+from audio_lens.lens.rows import as_prompts, as_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,7 +123,7 @@ def logit_lens(
     *,
     layers: Sequence[int] | None = None,
     guidance_scale: float = 1.0,
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
 ) -> LogitLens:
     """Read every layer's stream as if it were the last one's.
 
@@ -132,7 +133,8 @@ def logit_lens(
         codes: Undelayed; the model reads them and each layer is asked for the next.
         layers: Blocks to read behind; all of them if None. What enters the first is always read.
         guidance_scale: Above 1, both halves are read out and guided, as in generation.
-        seed: `heard` is drawn from each prediction with it; the likeliest code if None.
+        seed: `heard` is drawn from each prediction with it, one for all rows or one a row, whatever
+            other rows there are; the likeliest code if None.
 
     Example:
         >>> from audio_lens.testing import random_musicgen
@@ -153,7 +155,8 @@ def logit_lens(
     codes = codes.to(logits.device).expand(len(logits), -1, -1)
     texts = as_prompts(prompts, len(logits))
     scales = torch.tensor([1.0 if text is None else guidance_scale for text in texts])
-    read = [_read(lens, cache, name, final, codes, scales, seed) for name in sites.values()]
+    seeds = None if seed is None else as_seeds(seed, len(logits))
+    read = [_read(lens, cache, name, final, codes, scales, seeds) for name in sites.values()]
     true, rank, entropy, kl, heard = (torch.stack(c).cpu() for c in zip(*read, strict=True))
     return LogitLens(
         layers=tuple(sites),
@@ -175,7 +178,7 @@ def _read(
     final: Float[Tensor, "batch codebook frame vocab"],
     codes: Int[Tensor, "batch codebook frame"],
     scales: Float[Tensor, " batch"],
-    seed: int | None,
+    seeds: tuple[int, ...] | None,
 ) -> tuple[Tensor, ...]:
     """One layer's quantities, each [batch codebook frame].
 
@@ -190,12 +193,7 @@ def _read(
     nats = lens.delay.align(guided).log_softmax(-1)
     true = nats.gather(-1, codes[..., None])
     likely = nats.exp()
-    if seed is None:
-        heard = nats.argmax(-1)
-    else:  # the same random numbers for every layer
-        generator = torch.Generator(nats.device).manual_seed(seed)
-        drawn = torch.multinomial(likely.flatten(0, 2), 1, generator=generator)
-        heard = drawn.view(codes.shape)
+    heard = nats.argmax(-1) if seeds is None else _drawn(likely, seeds)
     return (
         true[..., 0],
         (nats > true).sum(-1),
@@ -203,6 +201,19 @@ def _read(
         (final.exp() * (final - nats)).sum(-1),
         heard,
     )
+
+
+def _drawn(
+    likely: Float[Tensor, "batch codebook frame vocab"], seeds: tuple[int, ...]
+) -> Int[Tensor, "batch codebook frame"]:
+    """Codes drawn row by row; the same random numbers for every layer."""
+    rows = [
+        torch.multinomial(
+            row.flatten(0, 1), 1, generator=torch.Generator(row.device).manual_seed(seed)
+        ).view(row.shape[:-1])
+        for row, seed in zip(likely, seeds, strict=True)
+    ]
+    return torch.stack(rows)
 
 
 def music(cache: "ActivationCache") -> slice:
@@ -222,8 +233,10 @@ def early_exit(lens: "AudioLens", layer: int) -> Iterator["AudioLens"]:
         >>> with early_exit(lens, 0):
         ...     clips = lens.generate("a song", seconds=0.1, progress=False)
     """
-    if not isinstance(layer, int):
-        raise InputError(f"early_exit takes one layer, got {layer!r}.")
+    try:
+        layer = index(layer)
+    except TypeError:
+        raise InputError(f"early_exit takes one layer, got {layer!r}.") from None
     last = lens.cfg.n_layers - 1
     layer = lens.sites.resolve("resid_post", layers=layer)[0].layer or 0
     if layer == last:

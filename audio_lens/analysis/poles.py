@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from audio_lens.analysis._keys import key_of, name_of, numbers_as_json, numbers_of
 from audio_lens.analysis.collect import Activations, Key, collect
 from audio_lens.analysis.directions import Direction
-from audio_lens.errors import InputError, SiteError
+from audio_lens.errors import InputError
 from audio_lens.provenance import prompts_sha256, versions
 
 if TYPE_CHECKING:
@@ -38,18 +39,32 @@ class Poles:
 
     @property
     def pairs(self) -> dict[Key, Tensor]:
-        """The difference of each matched pair, [pair *site].
+        """The difference of each matched pair, [pair *site]; of means, where every step was kept.
 
         Raises:
             InputError: as many prompts at each pole are needed for pairs.
         """
+        found = {}
         for key, values in self.positive.values.items():
-            if values.shape != self.negative.values[key].shape:
+            other = self.negative.values[key]
+            if len(values) != len(other):
                 raise InputError(
-                    f"the poles have {len(values)} and {len(self.negative.values[key])} prompts: "
-                    f"pairs need as many of each, matched one to one."
+                    f"the poles have {len(values)} and {len(other)} prompts: pairs need as many of "
+                    f"each, matched one to one."
                 )
-        return {key: v - self.negative.values[key] for key, v in self.positive.values.items()}
+            one, two = (v.mean(1) if self._by_step else v for v in (values, other))
+            found[key] = one - two
+        return found
+
+    def rows(self, key: Key) -> tuple[Float[Tensor, "row *site"], Float[Tensor, "row *site"]]:
+        """Activations at each pole, every step a row of its own where they were kept."""
+        sides = self.positive.values[key], self.negative.values[key]
+        one, two = (v.flatten(0, 1) if self._by_step else v for v in sides)
+        return one, two
+
+    @property
+    def _by_step(self) -> bool:
+        return self.positive.made.get("pool") == "every_step"
 
     def at(self, site: str) -> "Poles":
         """Of one of the sites that were gathered."""
@@ -61,11 +76,10 @@ class Poles:
 
     def difference_in_means(self) -> Direction:
         """The mean over positive prompts minus that over negative ones."""
-        over = (0, 1) if self.positive.made.get("pool") == "every_step" else (0,)
-        vectors = {
-            key: values.mean(over) - self.negative.values[key].mean(over)
-            for key, values in self.positive.values.items()
-        }
+        vectors = {}
+        for key in self.positive.values:
+            positive, negative = self.rows(key)
+            vectors[key] = positive.mean(0) - negative.mean(0)
         return self._direction(vectors, "difference_in_means")
 
     def principal_component(self) -> Direction:
@@ -87,6 +101,7 @@ class Poles:
         """Write one safetensors file, its metadata JSON."""
         from safetensors.torch import save_file
 
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
         keys = [name_of(key) for key in self.positive.values]  # in order, as files are not
         said = {"format": FORMAT, "texts": json.dumps(self.texts), "keys": json.dumps(keys)}
@@ -190,12 +205,6 @@ def gather_poles(
         (0, 1)
     """
     _check_poles(lens, positive, negative)
-    for site in lens.sites.resolve(gathering.get("site", "resid_post")):
-        if site.layer is None:
-            raise SiteError(
-                f"{site.name} cannot be steered at by layer: directions belong to sites of the "
-                f"blocks, such as resid_post, attn_out or attn.z."
-            )
     return Poles(
         collect(lens, positive, **gathering),
         collect(lens, negative, **gathering),

@@ -1,14 +1,14 @@
 """Probes across layers, sites, heads and codebooks: where in the model can a label be read off?"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from audio_lens.analysis._pooling import BEFORE, Pool
+from audio_lens.analysis._pooling import Key, Pool
 from audio_lens.analysis.collect import Activations, collect
 from audio_lens.analysis.probes import Probe
 from audio_lens.errors import InputError, SiteError
@@ -156,7 +156,7 @@ def probe_sweep(
     names: Any = site or "resid_post"
     if site is None and activations is not None:
         names = list(dict.fromkeys(name for name, _ in activations.values))
-    wanted = [(found.shorthand, found.layer) for found in lens.sites.resolve(names, layers=layers)]
+    wanted = [found.key for found in lens.sites.resolve(names, layers=layers)]
     if by is not None:
         _check_parts(lens, by, names, layers)
     if activations is None:
@@ -173,13 +173,13 @@ def probe_sweep(
     for (name, layer), x in bar:
         asked = {"split": data.split, "site": name, "layer": layer, "made": activations.made}
         for part, probe in _fitted(x, labels, by, {**asked, **fitting}):
-            probes[name, layer, part] = probe
+            typical = activations.typical_norms.get((name, layer))
+            probes[name, layer, part] = replace(probe, typical_norm=typical)
     made = {**activations.made, "clips": repr(data)}
     return ProbeSweep(label or data.label, probes, made, by)
 
 
-def _chosen(activations: Activations, wanted: Sequence[tuple[str, int | None]]) -> dict[Any, Any]:
-    keys = [(name, BEFORE if layer is None else layer) for name, layer in wanted]
+def _chosen(activations: Activations, keys: Sequence[Key]) -> dict[Key, Any]:
     gathered = [key for key in keys if key in activations.values]
     if not gathered or {name for name, _ in gathered} != {name for name, _ in keys}:
         raise InputError(

@@ -7,6 +7,7 @@ before fitting (control tasks: Hewitt and Liang 2019, arXiv 1909.03368).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from audio_lens.analysis._fitting import KINDS, Fit, fit_kind
 from audio_lens.analysis._scoring import Task, choose_and_score
 from audio_lens.analysis.statistics import Estimate
 from audio_lens.errors import InputError
+from audio_lens.provenance import versions
 
 if TYPE_CHECKING:
     from audio_lens.analysis.directions import Direction
@@ -60,6 +62,10 @@ class Probe:
     layer: int = 0
     made: Mapping[str, Any] = field(default_factory=dict)
     """How the activations were gathered."""
+    seed: int = 0
+    """Of split, shuffles and interval."""
+    typical_norm: float | None = None
+    """Mean length of the activations before pooling, for the direction; None where not known."""
     _fit: Fit | None = None
     _shape: tuple[int, ...] = ()
     _names: np.ndarray | None = None
@@ -116,7 +122,7 @@ class Probe:
         (found,) = choose_and_score(
             task, [rows], fitted, _tried(chosen, strengths), shuffles=shuffles, seed=seed
         )
-        return cls._of(task, found, kind=chosen, x=x, site=site, layer=layer, made=made)
+        return cls._of(task, found, kind=chosen, x=x, site=site, layer=layer, seed=seed, made=made)
 
     @classmethod
     def fit_parts(
@@ -124,6 +130,7 @@ class Probe:
         x: Float[Tensor, "clip part feature"],
         labels: Sequence[Any] | np.ndarray,
         *,
+        kind: Kind | None = None,
         split: Sequence[str] | np.ndarray | None = None,
         groups: Sequence[Any] | np.ndarray | None = None,
         strengths: Sequence[float] = STRENGTHS,
@@ -142,8 +149,12 @@ class Probe:
         from audio_lens.analysis._batched import fit_parts
 
         task = Task.of(labels, split=split, groups=groups, seed=seed)
-        kind = task.usual_kind
-        _check(x, task, kind, shuffles)
+        usual = task.usual_kind
+        if kind not in (None, usual):
+            raise InputError(f"kind={kind!r}: parts are fitted all at once, by {usual!r} alone.")
+        _check(x, task, usual, shuffles)
+        if x.ndim != 3:
+            raise InputError(f"activations must be [clip {part} feature], got {tuple(x.shape)}.")
         x = x.detach().cpu().double()
         parts = [each.numpy() for each in x.unbind(1)]
 
@@ -152,11 +163,11 @@ class Probe:
             return fit_parts(x[train], torch.from_numpy(y)[train], strength, task.n_classes)
 
         scored = choose_and_score(
-            task, parts, fitted, _tried(kind, strengths), shuffles=shuffles, seed=seed
+            task, parts, fitted, _tried(usual, strengths), shuffles=shuffles, seed=seed
         )
         return [
             cls._of(
-                task, found, kind=kind, x=x, site=site, layer=layer,
+                task, found, kind=usual, x=x, site=site, layer=layer, seed=seed,
                 made={**(made or {}), "part": part, part: n},
             )
             for n, found in enumerate(scored)
@@ -192,7 +203,18 @@ class Probe:
         """Activations as it was fitted on: of a head's or codebook's probe, its own part."""
         if "part" in self.made and tuple(x.shape[1:]) == self._shape:
             x = x[:, self.made[self.made["part"]]]
+        rows, width = x.flatten(1) if x.ndim > 1 else x, self._width
+        if rows.ndim != 2 or rows.shape[1] != width:
+            raise InputError(
+                f"activations must be [clip ...] with {width} numbers each, as the probe was "
+                f"fitted on, got {tuple(x.shape)}."
+            )
         return x.detach().cpu().flatten(1).double().numpy()
+
+    @property
+    def _width(self) -> int:
+        """Numbers that it reads of each clip."""
+        return prod(self._shape[1:] if "part" in self.made else self._shape)
 
     @property
     def direction(self) -> "Direction":
@@ -234,8 +256,18 @@ class Probe:
             whole[self.made[self.made["part"]]] = vector
             vector = whole
         vector = vector.view(self._shape)
-        method = {"method": f"probe ({self.kind})", "towards": towards}
-        return Direction({(self.site, self.layer): vector}, provenance={**method, **self.made})
+        key = (self.site, self.layer)
+        how = {
+            "method": f"probe ({self.kind})",
+            "towards": towards,
+            "strength": self.strength,
+            "probe_seed": self.seed,
+            "split": dict(self.counts),
+        }
+        typical = {} if self.typical_norm is None else {key: self.typical_norm}
+        return Direction(
+            {key: vector}, typical_norms=typical, provenance={**versions(), **self.made, **how}
+        )
 
     def __repr__(self) -> str:
         asked = "graded" if self.classes is None else f"{len(self.classes)} classes"

@@ -29,7 +29,7 @@ class LabelledFolder:
     classes: tuple[str, ...] | None
     """None for graded labels."""
     table: Mapping[str, np.ndarray]
-    """Every column, and `label` and `split`."""
+    """Every column, and `split`."""
     split: np.ndarray
     """[clip]: "train", "validation" or "test"."""
     seconds: float
@@ -90,7 +90,7 @@ def labelled_folder(
 
     Raises:
         InputError: no folder, table or column; files that are missing, unreadable or too short;
-            labels that are missing; clips or groups too few to split.
+            labels that are missing, or names among numbers; clips or groups too few to split.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -101,14 +101,16 @@ def labelled_folder(
             raise InputError(f"the table has no column {wanted!r}: it has {', '.join(columns)}.")
     if not (seconds > 0 and start >= 0):
         raise InputError(f"seconds={seconds}, start={start}: hear more than nothing, from 0 on.")
-    _check_files(folder, columns["file"], start + seconds)
     labels, classes = _labels(columns[label], label, graded)
+    _check_files(folder, columns["file"], start + seconds)
     named = {name: _plain(values) for name, values in columns.items()}
     split = named.get("split")
+    if group:
+        _check_filled(columns[group], group)
     groups = named[group] if group else np.arange(len(labels))
     split = split_by(groups, seed=seed) if split is None else split
     check_split(split, groups)
-    kept = {**named, label: labels, "label": labels, "split": split}
+    kept = {**named, label: labels, "split": split}
     return LabelledFolder(folder, label, labels, classes, kept, split, seconds, start, groups)
 
 
@@ -133,8 +135,11 @@ def _columns(folder: Path, table: Any) -> dict[str, list[Any]]:
         path = folder / table
         if not path.is_file():
             raise InputError(f"no table at {path}: a CSV file with a column 'file'.")
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(file))
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not in UTF-8 ({error}): save it as such.") from error
         if not rows:
             raise InputError(f"{path} has no rows: give a line of column names and one per file.")
         for line, row in enumerate(rows, start=2):
@@ -152,33 +157,47 @@ def _check_files(folder: Path, files: Sequence[Any], seconds: float) -> None:
     """Open every file's header, so that nothing is found missing after an hour."""
     import soundfile
 
-    twice = [name for name, count in Counter(map(str, files)).items() if count > 1]
-    if twice:
-        raise InputError(f"the table names {twice[0]!r} twice: it would be learned and tested on.")
+    counts = Counter((folder / str(name)).resolve() for name in files)
+    for name in files:
+        if counts[(folder / str(name)).resolve()] > 1:
+            raise InputError(f"the table names {name!r} twice: it would be learned and tested on.")
     for name in files:
         path = folder / str(name)
         if not path.is_file():
             raise InputError(f"the table names {name!r}, which is not in {folder}.")
         try:
-            length = soundfile.info(path).duration
+            with soundfile.SoundFile(path) as file:
+                length, last = file.frames / file.samplerate, round(seconds * file.samplerate) - 1
+                if length < seconds:
+                    raise InputError(
+                        f"{path} lasts {length:.2f} s, but {seconds:g} s are to be heard: give "
+                        f"fewer seconds, or leave it out of the table."
+                    )
+                file.seek(last)  # a file that was cut off still says its full length
+                if len(file.read(1)) == 0:
+                    raise InputError(f"{path} ends before the {length:.2f} s that it claims.")
         except soundfile.LibsndfileError as error:
             raise InputError(f"{path} is no audio file that can be read: {error}.") from error
-        if length < seconds:
-            raise InputError(
-                f"{path} lasts {length:.2f} s, but {seconds:g} s are to be heard: give fewer "
-                f"seconds, or leave it out of the table."
-            )
+
+
+def _check_filled(values: Sequence[Any], name: str) -> None:
+    for place, value in enumerate(values):
+        if value is None or str(value).strip().lower() in ("", "nan"):
+            raise InputError(f"the column {name!r} of row {place} is empty: fill it, or drop it.")
 
 
 def _labels(
     values: Sequence[Any], name: str, graded: bool | None
 ) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    for place, value in enumerate(values):
-        if value is None or str(value).strip() in ("", "nan"):
-            raise InputError(f"the label {name!r} of row {place} is empty: fill it, or drop it.")
+    _check_filled(values, name)
     numbers = _numbers(values)
-    if graded and numbers is None:
-        raise InputError(f"the label {name!r} is graded, but not all of its values are numbers.")
+    if numbers is None and graded is not False:
+        strange = [value for value in values if _numbers([value]) is None]
+        if graded or len(strange) < len(values) / 2:
+            raise InputError(
+                f"the label {name!r} is graded, and {strange[0]!r} is no number: fill it, drop it, "
+                f"or say graded=False if these are names."
+            )
     if numbers is not None and graded is not False:
         return numbers, None
     names = np.array([str(value).strip() for value in values])

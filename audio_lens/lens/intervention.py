@@ -93,6 +93,14 @@ class Intervention:
                 f"{op} acts at a coefficient of 0 too, so a schedule as coefficient= would not "
                 f"switch it off: give when=, or lens.steer(..., op={op}, schedule=...)."
             )
+        if not callable(self.coefficient):
+            try:
+                torch.as_tensor(self.coefficient, dtype=torch.float32)
+            except (TypeError, ValueError, RuntimeError):
+                raise InputError(
+                    f"coefficient must be a number, one per row, a schedule or fn(hook), got "
+                    f"{self.coefficient!r}."
+                ) from None
         if self._chosen == ():
             raise InputError("rows must name at least one row, or be None for all.")
 

@@ -37,16 +37,16 @@ class VectorOperation:
 
     def check(self, site: Site) -> None:
         """Refuse a layer without a vector while nothing has run yet."""
-        if isinstance(self.vector, Mapping) and site.layer not in self.vector:
+        if isinstance(self.vector, Mapping) and site.key[1] not in self.vector:
             raise InputError(
-                f"{type(self).__name__}: no vector for layer {site.layer} ({site.name}); there are "
-                f"vectors for layers {sorted(self.vector)}."
+                f"{type(self).__name__}: no vector for layer {site.key[1]} ({site.name}); there "
+                f"are vectors for layers {sorted(self.vector)}."
             )
 
     def at(self, tensor: Tensor, hook: "Hook") -> Tensor:
         """The vector for this site, on the tensor's device and in its dtype."""
         given = self.vector
-        vector = given[hook.layer()] if isinstance(given, Mapping) else given
+        vector = given[hook.site.key[1]] if isinstance(given, Mapping) else given
         state = _state(vector, tensor)
         known, placed = self._placed.get(hook.site, (None, tensor))
         if state is None or known != state:

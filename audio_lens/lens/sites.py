@@ -15,6 +15,9 @@ from typing import Any, Literal
 from audio_lens.errors import SiteError
 from audio_lens.lens.ports import Port
 
+BEFORE = -1
+"""Where a site in front of the blocks stands among the layers, in keys (shorthand, layer)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Site:
@@ -48,6 +51,11 @@ class Site:
         if self.layer is None:
             raise SiteError(f"{self.name} belongs to no layer.")
         return self.layer
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What activations and directions know it by: its shorthand and layer."""
+        return self.shorthand, BEFORE if self.layer is None else self.layer
 
     @property
     def family(self) -> str:
@@ -128,7 +136,7 @@ class SiteTable:
         if layers is None:
             return sites
         listed = layers if isinstance(layers, Iterable) else [layers]
-        wanted = {self.layer(index(layer)) for layer in listed}
+        wanted = {self.layer(layer) for layer in listed}
         if any(site.layer is None for site in sites):
             names = sorted({site.name for site in sites if site.layer is None})
             raise SiteError(f"{', '.join(names)} belongs to no layer: leave `layers` out.")
@@ -137,12 +145,28 @@ class SiteTable:
             raise SiteError(f"{spec!r} names no site in layers {sorted(wanted)}.")
         return chosen
 
+    def of_key(self, shorthand: str, layer: int) -> Site:
+        """The site of a key: of layer -1, one in front of the blocks.
+
+        Raises:
+            SiteError: there is none, or several.
+        """
+        in_front = layer == BEFORE and all(site.layer is None for site in self._resolve(shorthand))
+        found = self.resolve(shorthand, layers=None if in_front else layer)
+        if len(found) > 1:
+            raise SiteError(f"{shorthand!r} names {len(found)} sites at layer {layer}: name one.")
+        return found[0]
+
     def layer(self, layer: int) -> int:
         """A layer index made non-negative.
 
         Raises:
-            SiteError: out of range.
+            SiteError: out of range, or no whole number.
         """
+        try:
+            layer = index(layer)
+        except TypeError:
+            raise SiteError(f"a layer is a whole number, got {layer!r}.") from None
         if not -self.n_layers <= layer < self.n_layers:
             raise SiteError(
                 f"layer {layer} is out of range: the model has layers 0 to {self.n_layers - 1} "

@@ -15,6 +15,7 @@ from audio_lens.lens.operations import Operation, add
 from audio_lens.lens.run import Branch
 from audio_lens.lens.schedules import Schedule
 from audio_lens.lens.schedules import window as window_of
+from audio_lens.lens.sites import BEFORE
 from audio_lens.steering.strategies import Scale, Strategy, Weights, place
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def interventions(
     op: What = add,
     strategy: Strategy = "one_to_one",
     source_layer: int | None = None,
-    layers: Sequence[int] | None = None,
+    layers: int | Sequence[int] | None = None,
     weights: Weights | None = None,
     branch: Branch = "both",
     scale: Scale = "raw",
@@ -55,29 +56,53 @@ def interventions(
         direction, strategy=strategy, source_layer=source_layer, layers=layers, weights=weights,
         scale=scale, n_layers=lens.cfg.n_layers,
     )  # fmt: skip
-    when = None if window is None else window_of(*window)
+    when = None if window is None else _moment(window)
     made = []
     for site in placed.sites:
         vectors = {layer: v for (name, layer), v in placed.vectors.items() if name == site}
         chosen = sorted(vectors)
-        where = f"layer {chosen[0]}" if len(chosen) == 1 else f"layers {chosen[0]}-{chosen[-1]}"
         how = "" if op is add else f"{_named(op)}, "
-        made_op = op(vectors)
+        made_op = _made(op, vectors)
         _check_length(made_op, strategy, scale)
         strength, moment = _scheduled(made_op, coefficient, schedule, when)
         made.append(
             Intervention(
                 site,
                 made_op,
-                layers=chosen,
+                layers=None if chosen == [BEFORE] else chosen,
                 branch=branch,
                 when=moment,
                 rows=rows,
                 coefficient=strength,
-                label=label or f"steered at {site} {where}, {how}{branch}, {scale}",
+                label=label or f"steered at {site} {_named_layers(chosen)}, {how}{branch}, {scale}",
             )
         )
     return made
+
+
+def _moment(window: Any) -> Schedule:
+    if not isinstance(window, Sequence) or len(window) != 2:
+        raise InputError(f"window={window!r}: give from and to which second, such as (2.0, 6.0).")
+    return window_of(*window)
+
+
+def _made(op: Any, vectors: Mapping[int, Tensor]) -> Operation:
+    """The operation that `op` makes of a site's vectors."""
+    try:
+        signature(op).bind(vectors)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"op= makes an operation of the direction's vectors by layer, as add, clamp and "
+            f"project_out do: give add itself and not add(vector). Got {op!r}."
+        ) from None
+    return op(vectors)
+
+
+def _named_layers(layers: Sequence[int]) -> str:
+    first, last = layers[0], layers[-1]
+    if last == BEFORE:
+        return "in front of the blocks"
+    return f"layer {first}" if first == last else f"layers {first}-{last}"
 
 
 def _scheduled(
@@ -86,6 +111,11 @@ def _scheduled(
     """Coefficient and `when`: where a schedule is 0, nothing is done, whatever the operation."""
     if schedule is None:
         return coefficient, when
+    if not isinstance(schedule, Schedule):
+        raise InputError(
+            f"schedule= is one of audio_lens.schedules, got {schedule!r}: a number or fn(hook) "
+            f"goes into coefficient=."
+        )
     if callable(coefficient) and not isinstance(coefficient, Schedule):
         raise InputError("give schedule= or a function as coefficient=, not both.")
     if getattr(op, "neutral", False):

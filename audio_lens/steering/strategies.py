@@ -1,6 +1,7 @@
 """Strategies and scales: which layer is given which vector of a direction, and how long it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import index
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,7 +22,7 @@ def place(
     *,
     strategy: Strategy = "one_to_one",
     source_layer: int | None = None,
-    layers: Sequence[int] | None = None,
+    layers: int | Sequence[int] | None = None,
     weights: Weights | None = None,
     scale: Scale = "raw",
     n_layers: int,
@@ -57,9 +58,9 @@ def place(
     _check_name("scale", scale, get_args(Scale))
     _check_options(strategy, source_layer=source_layer, layers=layers, weights=weights)
     if strategy == "weighted":
-        assert weights is not None
-        chosen = _existing(list(weights), n_layers)
-        return _weighted(_scaled(direction.only(chosen), scale), weights)
+        numbers = _numbers_by_layer(weights)
+        chosen = _existing(list(numbers), n_layers)
+        return _weighted(_scaled(direction.only(chosen), scale), numbers)
     if strategy == "all_to_all" or (strategy == "block" and source_layer is None):
         placed = direction
     else:
@@ -67,7 +68,7 @@ def place(
     if strategy == "one_to_all":
         placed = _copied(placed, direction, range(n_layers))
     if strategy == "block":
-        chosen = _existing(layers or (), n_layers)
+        chosen = _existing(layers, n_layers)
         placed = placed.only(chosen) if source_layer is None else _copied(placed, direction, chosen)
     return _scaled(placed, scale)
 
@@ -121,11 +122,28 @@ def _check_options(strategy: str, **options: Any) -> None:
             raise InputError(f"strategy={strategy!r} needs {name}=.")
 
 
-def _existing(layers: Sequence[int], n_layers: int) -> list[int]:
-    wrong = [layer for layer in layers if not 0 <= layer < n_layers]
-    if wrong or not layers:
-        raise InputError(f"layers={list(layers)}: the model has layers 0 to {n_layers - 1}.")
-    return sorted(set(layers))
+def _existing(layers: Any, n_layers: int) -> list[int]:
+    try:
+        listed = [index(layer) for layer in (layers if isinstance(layers, Iterable) else [layers])]
+    except TypeError:
+        raise InputError(f"layers are whole numbers, got {layers!r}.") from None
+    if not listed or not all(0 <= layer < n_layers for layer in listed):
+        raise InputError(f"layers={listed}: the model has layers 0 to {n_layers - 1}.")
+    return sorted(set(listed))
+
+
+def _numbers_by_layer(weights: Any) -> dict[int, Tensor]:
+    if not isinstance(weights, Mapping):
+        raise InputError(f"weights are given by layer, {{3: 1.0, 4: 0.5}}; got {weights!r}.")
+    try:
+        return {
+            index(layer): torch.as_tensor(weight, dtype=torch.float32)
+            for layer, weight in weights.items()
+        }
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"weights are numbers by layer, {{3: 1.0, 4: 0.5}}; got {weights!r}."
+        ) from None
 
 
 def _source(direction: Direction, strategy: str, source_layer: int | None) -> int:
@@ -154,10 +172,10 @@ def _copied(source: Direction, direction: Direction, layers: Sequence[int]) -> D
     )
 
 
-def _weighted(direction: Direction, weights: Weights) -> Direction:
+def _weighted(direction: Direction, weights: Mapping[int, Tensor]) -> Direction:
     vectors = {}
     for (site, layer), vector in direction.vectors.items():
-        weight = torch.as_tensor(weights[layer], dtype=vector.dtype)
+        weight = weights[layer]
         if weight.ndim and weight.shape != vector.shape[:1]:
             raise InputError(
                 f"weights of layer {layer} have shape {tuple(weight.shape)}, the vector at {site} "

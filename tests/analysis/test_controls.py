@@ -133,3 +133,55 @@ def test_poles_that_do_not_match_are_refused() -> None:
         Poles(pair.positive, elsewhere)
     with pytest.raises(InputError, match="with 200 pairs take 1 to 100"):
         stability(pair, sizes=[150])
+
+
+@pytest.mark.parametrize("n", [7, 8, 101])
+def test_flipped_labels_leave_nothing_of_what_all_pairs_share(n) -> None:
+    """Pairs that are all alike but for noise: no flipped control leans to the direction."""
+    rows = 0.01 * torch.randn(n, 40, generator=torch.Generator().manual_seed(n))
+    zero = Activations({KEYS[0]: torch.zeros(n, 40)}, {}, {})
+    pair = Poles(Activations({KEYS[0]: rows + 1}, {}, {}), zero)
+    direction = pair.difference_in_means()
+    drawn = controls(direction, n=40, kinds=["flipped"], poles=pair)["flipped"]
+    leaning = torch.tensor([control.cosine(direction)[KEYS[0]] for control in drawn])
+    assert leaning.abs().max() < 0.7
+    assert leaning.abs().mean() < 0.3
+    left_out = {tuple(control.layer(0).round(decimals=4).tolist()) for control in drawn}
+    assert len(left_out) > 10
+
+
+def test_steps_that_were_kept_count_as_their_clip_does() -> None:
+    """Every step of a clip the same: pairs, components, controls and stability are the pooled."""
+    pooled, _ = poles(n=12)
+    sides = [
+        Activations(
+            {key: rows[:, None].expand(-1, 5, -1).clone() for key, rows in side.values.items()},
+            side.typical_norms,
+            {"pool": "every_step"},
+        )
+        for side in (pooled.positive, pooled.negative)
+    ]
+    kept = Poles(*sides)
+    for key, rows in pooled.pairs.items():
+        assert torch.allclose(kept.pairs[key], rows, atol=1e-6)
+    for of_steps, of_means in (
+        (kept.difference_in_means(), pooled.difference_in_means()),
+        (kept.principal_component(), pooled.principal_component()),
+    ):
+        assert torch.allclose(of_steps.layer(1), of_means.layer(1), atol=1e-5)
+    direction = kept.difference_in_means()
+    for drawn in controls(direction, n=2, poles=kept).values():
+        assert drawn[0].layer(1).shape == direction.layer(1).shape
+    same = stability(pooled, sizes=[3]).cosines[KEYS[0]]
+    assert stability(kept, sizes=[3]).cosines[KEYS[0]] == pytest.approx(same, abs=1e-5)
+
+
+def test_controls_of_a_direction_turned_round_and_beside_others() -> None:
+    pair, direction = poles()
+    turned = controls(-direction, n=1, kinds=["flipped"], poles=pair)["flipped"][0]
+    assert turned.norms == pytest.approx(direction.norms)
+    other = direction.random_like(1)
+    made = controls(direction.only(0), n=1, kinds=["isotropic"], others={"timbre": other})
+    assert list(made["timbre"][0]) == [KEYS[0]]
+    with pytest.raises(InputError, match=r"'timbre' has no vector at .*1"):
+        controls(direction, n=1, kinds=["isotropic"], others={"timbre": other.only(0)})

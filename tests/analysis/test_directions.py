@@ -2,11 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from audio_lens import Direction, difference_in_means
 from audio_lens.analysis.collect import collect
+from audio_lens.analysis.directions import cosine_table
 from audio_lens.errors import InputError, SiteError
 from audio_lens.testing import random_musicgen
 
@@ -43,6 +45,15 @@ def test_arithmetic():
     assert off.cosine(b)[("resid_post", 0)] == pytest.approx(0, abs=1e-6)
     assert torch.allclose((off + a.project_onto(b)).layer(1), a.layer(1))
     assert a.only(1).layers == (1,)
+
+
+def test_what_numpy_and_python_give_is_taken(tmp_path, as_users_see_it):
+    a = made((0, [3.0, 4.0]))
+    assert torch.equal(Direction({("resid_post", 0): np.array([3, 4])}).layer(0), a.layer(0))
+    assert torch.equal(sum([a, a]).layer(0), 2 * a.layer(0))
+    noted = made((0, [1.0]), provenance={"n": np.int64(3), "mean": torch.ones(2)})
+    kept = Direction.load(noted.save(tmp_path / "new folder" / "d.safetensors"))
+    assert kept.provenance == {"n": 3, "mean": [1.0, 1.0]}
 
 
 def test_frozen():
@@ -167,17 +178,23 @@ def test_other_models(lens, faster):
         (lambda lens: made((0, [float("nan")])), "not finite"),
         (lambda lens: made((0, [1.0])).layer(2), "no vector at resid_post, layer 2"),
         (lambda lens: Direction({}), "at least one vector"),
+        (lambda lens: Direction({"resid_post": torch.ones(2)}), "given by site and layer"),
+        (lambda lens: made((0, [1.0])) + made((0, [1.0, 2.0])), r"shapes \(1,\) and \(2,\)"),
+        (lambda lens: made((0, [1.0])).cosine(made((0, [1.0, 2.0]))), "of different models"),
+        (
+            lambda lens: cosine_table({"a": made((0, [1.0])), "b": made((1, [1.0]))}),
+            "'a' and 'b' share no site",
+        ),
         (lambda lens: difference_in_means(lens, positive=[], negative=SLOW), "positive must be"),
         (lambda lens: difference_in_means(lens, positive=SLOW, negative=SLOW), "are the same"),
-        (
-            lambda lens: difference_in_means(lens, positive=FAST, negative=SLOW, site="embed"),
-            "cannot be steered at by layer",
-        ),
+        (lambda lens: made((0, [1.0])).scaled_to(made((1, [1.0]))), "no length to take"),
+        (lambda lens: collect(lens, SLOW, seed=[1, 2, 3]), "3 seeds for"),
+        (lambda lens: collect(lens, [*SLOW, None], branch="uncond"), "no unconditional half"),
         (lambda lens: collect(lens, SLOW, site="ln_final.normalized"), "cannot be pooled"),
         (lambda lens: collect(lens, SLOW, site="attn.pattern"), "cannot be pooled"),
         (lambda lens: collect(lens, SLOW, seconds=0.06), "3 frames leave no position"),
     ],
 )
-def test_bad_input(lens, build, said):
+def test_bad_input(lens, build, said, as_users_see_it):
     with pytest.raises(ValueError, match=said):
         build(lens)

@@ -95,3 +95,18 @@ def test_as_an_intervention_it_acts_at_its_site_while_the_model_runs(lens) -> No
 def test_bad_input_is_named(values, labels, match, as_users_see_it) -> None:
     with pytest.raises(InputError, match=match):
         Eraser.fit({KEY: values}, labels)
+
+
+@pytest.mark.families("mono")
+def test_in_front_of_the_blocks_it_acts_too(lens) -> None:
+    codes = lens.random_codes(frames=8, batch=12)
+    gathered = collect(lens, None, site="embed", codes=codes, progress=False)
+    labels = np.arange(12) % 2
+    eraser = Eraser.fit(gathered, labels)
+    with lens.intervene(*eraser.interventions()):
+        after = collect(lens, None, site="resid_pre", layers=0, codes=codes, progress=False)
+    plain = collect(lens, None, site="resid_pre", layers=0, codes=codes, progress=False)
+    moved = after.values["resid_pre", 0] - plain.values["resid_pre", 0]
+    means = eraser(gathered.values["embed", -1], "embed", -1) - gathered.values["embed", -1]
+    assert moved.norm() > 0.01
+    assert torch.allclose(moved, means, atol=1e-4)

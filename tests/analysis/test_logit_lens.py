@@ -1,5 +1,6 @@
 """The logit lens: against the model's own logits, against a skipped model, and heard."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -107,5 +108,15 @@ def test_bad_input_is_named(lens, codes, as_users_see_it) -> None:
         logit_lens(lens, PROMPTS[0], codes[:1], layers=[9])
     with pytest.raises(SiteError, match="layer 9 is out of range"), early_exit(lens, 9):
         pass
+    with early_exit(lens, np.int64(0)):
+        pass
     with pytest.raises(InputError, match="takes one layer"), early_exit(lens, [1]):
         pass
+
+
+def test_what_is_drawn_of_a_row_does_not_depend_on_the_others(lens, codes) -> None:
+    both = logit_lens(lens, PROMPTS, codes, seed=[4, 5]).heard
+    for row, seed in enumerate((4, 5)):
+        alone = logit_lens(lens, PROMPTS[row], codes[row : row + 1], seed=seed).heard
+        assert torch.equal(both[:, row], alone[:, 0])
+    assert not torch.equal(both, logit_lens(lens, PROMPTS, codes, seed=4).heard)

@@ -191,6 +191,11 @@ def test_a_label_in_one_codebook_is_found_there(lens) -> None:
         ({"by": "codebook", "site": "attn.z"}, SiteError, "attn.z has no codebooks"),
         ({"by": "layer"}, InputError, "by must be 'head' or 'codebook'"),
         ({"kind": "logistic"}, InputError, "not for graded labels"),
+        (
+            {"by": "head", "site": "attn.z", "kind": "mlp"},
+            InputError,
+            "all at once, by 'ridge' alone",
+        ),
     ],
 )
 def test_bad_input_is_named(lens, data, asked, error, match, as_users_see_it) -> None:
@@ -207,6 +212,8 @@ def test_bad_input_is_named(lens, data, asked, error, match, as_users_see_it) ->
         ({"codes": torch.zeros(0, 4, 9, dtype=torch.long)}, "codes have no rows"),
         ({"audio": [1], "codes": torch.zeros(1, 4, 9, dtype=torch.long)}, "not both"),
         ({"window": (5.0, None), "seconds": 0.3}, r"holds none of the positions"),
+        ({"window": 0.2, "seconds": 0.3}, "give from and to which second"),
+        ({"window": (float("nan"), None), "seconds": 0.3}, "seconds count from the beginning"),
         ({"window": (0.0, 0.1), "pool": "first_step"}, "takes no window"),
         ({"window": (-0.1, None), "seconds": 0.3}, "seconds count from the beginning"),
     ],
@@ -214,3 +221,21 @@ def test_bad_input_is_named(lens, data, asked, error, match, as_users_see_it) ->
 def test_bad_gathering_is_named(lens, asked, match, as_users_see_it) -> None:
     with pytest.raises(InputError, match=match):
         collect(lens, "a song", progress=False, **asked)
+
+
+@pytest.mark.families("mono")
+def test_a_probes_direction_knows_where_it_came_from_and_can_be_steered_by(lens) -> None:
+    marked = Marked(lens, n=20)
+    gathered = collect(lens, None, site=["embed", "resid_post"], codes=marked.codes, progress=False)
+    found = probe_sweep(lens, marked, activations=gathered, shuffles=1, seed=3, progress=False)
+    for (site, layer, _), probe in found.probes.items():
+        direction = probe.direction
+        assert direction.typical_norms == {(site, layer): gathered.typical_norms[site, layer]}
+        assert direction.provenance["probe_seed"] == 3
+        assert direction.provenance["split"] == {"train": 12, "validation": 4, "test": 4}
+        assert direction.provenance["torch"] == torch.__version__
+        plain = collect(lens, None, site="resid_post", codes=marked.codes, progress=False)
+        with lens.steer(direction, scale="resid_norm"):
+            steered = collect(lens, None, site="resid_post", codes=marked.codes, progress=False)
+        last = "resid_post", lens.cfg.n_layers - 1
+        assert not torch.allclose(plain.values[last], steered.values[last], atol=1e-3)

@@ -70,6 +70,17 @@ def test_truths_are_classes_and_other_columns_are_numbers(folder) -> None:
     assert labelled_folder(folder, "live", table=table, seconds=0.5).classes == ("False", "True")
 
 
+def test_a_column_called_label_stays_what_it_is(folder) -> None:
+    table = {
+        "file": [f"part{n % 2}/clip {n}.wav" for n in range(10)],
+        "mood": ["sad", "glad"] * 5,
+        "label": [f"record company {n}" for n in range(10)],
+    }
+    data = labelled_folder(folder, "mood", table=table, seconds=0.5)
+    assert data.table["label"].tolist() == table["label"]
+    assert data.table["mood"].tolist() == data.labels.tolist() == table["mood"]
+
+
 def test_a_probe_hears_it(folder) -> None:
     from audio_lens.analysis.probe_sweep import probe_sweep
     from audio_lens.testing import random_musicgen
@@ -93,6 +104,18 @@ def spoil(folder, change) -> None:
         (folder / "labels.csv").write_text("file,mood\n")
     elif change == "ragged":
         (folder / "labels.csv").write_text("file,mood\nclip.wav\n")
+    elif change == "cut off":
+        samples, _ = soundfile.read(folder / "part1/clip 3.wav")
+        noisy = samples + 0.1 * np.random.default_rng(0).standard_normal(len(samples))
+        soundfile.write(folder / "whole.flac", noisy, RATE)
+        whole = (folder / "whole.flac").read_bytes()
+        (folder / "cut.flac").write_bytes(whole[: len(whole) // 2])
+        (folder / "labels.csv").write_text("file,mood\ncut.flac,sad\n")
+    elif change == "Latin-1":
+        (folder / "labels.csv").write_bytes("file,mood\nclip.wav,fröhlich\n".encode("latin-1"))
+    elif change == "nobody":
+        text = (folder / "labels.csv").read_text()
+        (folder / "labels.csv").write_text(text.replace("artist 0", ""))
     elif change == "blank":
         text = (folder / "labels.csv").read_text()
         (folder / "labels.csv").write_text(text.replace("glad", " "))
@@ -106,15 +129,28 @@ def spoil(folder, change) -> None:
         ("unreadable", {}, "no audio file that can be read"),
         ("no rows", {}, "has no rows"),
         ("ragged", {}, "line 2 of .* has more or fewer values"),
-        ("blank", {}, "the label 'mood' of row 1 is empty"),
+        ("blank", {}, "the column 'mood' of row 1 is empty"),
         ("", {"seconds": 2.0}, "lasts 1.00 s, but 2 s are to be heard"),
         ("", {"label": "colour"}, "no column 'colour': it has file, artist, mood, bpm"),
-        ("", {"label": "mood", "graded": True}, "not all of its values are numbers"),
+        ("", {"label": "mood", "graded": True}, "is graded, and 'sad' is no number"),
+        (
+            "",
+            {"table": {"file": list("abcde"), "mood": [60, 70, "n/a", 80, 90]}},
+            "'n/a' is no number",
+        ),
+        ("cut off", {"seconds": 0.9}, "ends before the 1.00 s|no audio file that can be read"),
+        ("Latin-1", {}, "is not in UTF-8"),
+        ("nobody", {"group": "artist"}, "the column 'artist' of row 0 is empty"),
         ("", {"table": {"file": ["a"], "mood": []}}, "equally long"),
         ("", {"folder": "nowhere"}, "no folder at"),
         ("", {"seconds": 0}, "hear more than nothing"),
         ("", {"start": -1.0}, "hear more than nothing"),
         ("", {"table": {"file": ["part0/clip 0.wav"] * 9, "mood": list("abcabcabc")}}, "twice"),
+        (
+            "",
+            {"table": {"file": ["part0/clip 0.wav", "./part0/clip 0.wav"], "mood": "ab"}},
+            "twice",
+        ),
         (
             "",
             {
