@@ -62,12 +62,24 @@ class AttentionByLag:
             )
         return self.weights[..., lag - width : lag + width + 1].sum(-1)
 
-    def plot(self) -> "Figure":
-        """Heads over lags, one panel for each layer."""
-        from audio_lens.plots.panels import Axis, heads
+    @property
+    def over_heads(self) -> Float[Tensor, "layer lag"]:
+        """Averaged over the heads of each layer."""
+        return self.weights.mean(1)
 
+    def to_dataframe(self) -> "DataFrame":
+        """One row per layer, head and lag."""
+        import pandas
+
+        _, n_heads, n_lags = self.weights.shape
+        names = [self.layers, range(n_heads), [lag / self.frame_rate for lag in range(n_lags)]]
+        index = pandas.MultiIndex.from_product(names, names=["layer", "head", "seconds"])
+        return pandas.DataFrame({"share": self.weights.flatten().tolist()}, index).reset_index()
+
+    def plot(self, *, averaged: bool = False) -> "Figure":
+        """Heads over lags, one panel for each layer; or layers over lags, heads averaged."""
         lags = [f"{lag:g}" for lag in self.seconds.tolist()]
-        return heads(self.layers, self.weights, Axis("seconds back", lags), _SHARE)
+        return _drawn(self.layers, self.weights, "seconds back", lags, averaged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +98,11 @@ class AttentionToWords:
         """Averaged over positions."""
         return self.weights.mean(-1)
 
+    @property
+    def over_heads(self) -> Float[Tensor, "layer word"]:
+        """Averaged over positions and the heads of each layer."""
+        return self.mean.mean(1)
+
     def to_dataframe(self) -> "DataFrame":
         """One row per layer, head and word."""
         import pandas
@@ -97,11 +114,26 @@ class AttentionToWords:
         table = pandas.DataFrame(index, columns=["layer", "head", "place", "word"])
         return table.assign(share=self.mean.flatten().tolist())
 
-    def plot(self) -> "Figure":
-        """Heads by words, one panel for each layer."""
-        from audio_lens.plots.panels import Axis, heads
+    def plot(self, *, averaged: bool = False) -> "Figure":
+        """Heads by words, one panel for each layer; or layers by words, heads averaged."""
+        return _drawn(self.layers, self.mean, "word", self.words, averaged)
 
-        return heads(self.layers, self.mean, Axis("word", self.words), _SHARE)
+
+def _drawn(
+    layers: Sequence[int],
+    shares: Float[Tensor, "layer head column"],
+    name: str,
+    labels: Sequence[str],
+    averaged: bool,
+) -> "Figure":
+    from audio_lens.plots.panels import Axis, heads, panels
+
+    columns = Axis(name, labels)
+    if not averaged:
+        return heads(layers, shares, columns, _SHARE)
+    rows = Axis("layer", [str(layer) for layer in layers])
+    panel = {"mean over heads": shares.mean(1).numpy()}
+    return panels(panel, rows=rows, columns=columns, scale=_SHARE)
 
 
 @torch.no_grad()

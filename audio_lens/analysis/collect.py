@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -208,6 +209,31 @@ class Gathering:
         if self.codes is None:
             return made | {"codes": "encoded", "codes_sha256": strings_sha256(self._heard)}
         return made | {"codes": "given", "codes_sha256": tensors_sha256([self.codes])}
+
+    @property
+    def n_bytes(self) -> int:
+        """What all rows take in float32, known before anything runs."""
+        cfg, frames = self.lens.cfg, self._n_frames
+        sizes = {
+            "d_model": cfg.d_model, "head": cfg.n_heads, "d_head": cfg.d_head, "d_mlp": cfg.d_mlp,
+            "codebook": cfg.n_codebooks,
+        }  # fmt: skip
+        numbers = sum(
+            prod(sizes[axis] for axis in site.axes if axis in sizes) for site in self.sites
+        )
+        kept = 1
+        if self.pool == "every_step":
+            kept = len(positions_to_pool(self.lens, frames, self.window, self.pool))
+        return 4 * self.n_rows * kept * numbers
+
+    @property
+    def _n_frames(self) -> int:
+        """Frames of every row; of sounds, of the first one."""
+        if self.codes is not None:
+            return self.codes.shape[-1]
+        if self.audio is not None:
+            return self.lens.encode([self.audio[0]]).shape[-1]
+        return self._frames
 
     def batches(self) -> Iterator[Batch]:
         """Run, some rows at a time."""

@@ -1,6 +1,7 @@
 """Raw activations on disk: sharded safetensors with a manifest, read back a part at a time."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def store(
 ) -> Stored:
     """Run prompts, codes or sounds and write what is gathered, one shard per batch.
 
-    Says with the first shard how much disk all will take. The manifest is written last, so that a
+    Says how much disk all will take before anything runs. The manifest is written last, so that a
     run which did not end is no stored set.
 
     Args:
@@ -91,7 +92,8 @@ def store(
             shard), ... as for `collect`.
 
     Raises:
-        InputError: a folder that holds something; and as `collect` does.
+        InputError: a folder that holds something, or a disk with too little room; and as `collect`
+            does.
 
     Example:
         >>> import tempfile
@@ -110,6 +112,14 @@ def store(
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} holds something already: give a new or empty folder.")
     folder.mkdir(parents=True, exist_ok=True)
+    size, free = plan.n_bytes, shutil.disk_usage(folder).free
+    if size > free:
+        raise InputError(
+            f"{folder} would take {_gib(size)}, and {_gib(free)} are free: pool, or take fewer "
+            f"sites, layers or seconds."
+        )
+    if progress:
+        tqdm.write(f"{folder} will take about {_gib(size)}.", file=sys.stderr)
     shards: list[str] = []
     keys: list[Key] = []
     start = 0
@@ -117,9 +127,6 @@ def store(
     for batch in plan.batches():
         tensors = {name_of(key): values.contiguous() for key, (values, _) in batch.items()}
         n_rows = len(next(iter(tensors.values())))
-        if not shards and progress:
-            size = sum(tensor.nbytes for tensor in tensors.values()) * plan.n_rows / n_rows
-            tqdm.write(f"{folder} will take about {size / 2**30:.2f} GiB.", file=sys.stderr)
         keys = list(batch)
         shards.append(f"rows-{start:08d}.safetensors")
         save_file(tensors, folder / shards[-1])
@@ -131,3 +138,7 @@ def store(
     }  # fmt: skip
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return Stored.open(folder)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -140,3 +140,17 @@ def test_bad_input_is_named(lens, as_users_see_it) -> None:
         head_summaries(found, beat_seconds=3.0)
     with pytest.raises(InputError, match="layers differ"):
         head_summaries(found, attention_to_words(lens, PROMPT, codes, layers=[0]))
+
+
+def test_heads_are_averaged_listed_and_drawn(lens) -> None:
+    codes = lens.random_codes(frames=30, seed=3)
+    lags = attention_by_lag(lens, PROMPT, codes, seconds=0.2)
+    words = attention_to_words(lens, PROMPT, codes)
+    for found, shares in ((lags, lags.weights), (words, words.mean)):
+        assert torch.allclose(found.over_heads[1], torch.stack([*shares[1]]).mean(0))
+        (panel, _) = found.plot(averaged=True).axes
+        assert panel.get_ylabel() == "layer"
+        assert torch.allclose(torch.as_tensor(panel.images[0].get_array()), found.over_heads)
+        assert len(found.plot().axes) == lens.cfg.n_layers + 1
+    table = lags.to_dataframe().set_index(["layer", "head", "seconds"])
+    assert table.loc[(2, 1, 0.1), "share"] == pytest.approx(float(lags.weights[2, 1, 5]))

@@ -1,12 +1,13 @@
 """Moments and stored activations: what plain tensors give, in the memory of one batch."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from audio_lens import InputError
-from audio_lens.analysis.collect import collect
+from audio_lens import InputError, SiteError
+from audio_lens.analysis.collect import Gathering, collect
 from audio_lens.analysis.moments import moments
 from audio_lens.analysis.store import MANIFEST, Stored, store
 
@@ -81,3 +82,24 @@ def test_folders_that_hold_something_else(lens, codes, tmp_path) -> None:
         Stored.open(tmp_path / "set")
     manifest = json.loads((tmp_path / "set" / MANIFEST).read_text())
     assert manifest["rows"] == 11
+
+
+@pytest.mark.parametrize("pool", ["mean_steps", "every_step"])
+def test_the_size_is_known_before_anything_runs(lens, codes, pool) -> None:
+    """For every site that can be gathered, from codes and from what is generated."""
+    for site in lens.sites.shorthands:
+        try:
+            plan = Gathering(lens, None, site=site, pool=pool, codes=codes, progress=False)
+        except SiteError:
+            continue
+        found = next(plan.batches())
+        assert plan.n_bytes == sum(values.nbytes for values, _ in found.values())
+    plan = Gathering(lens, ["organ"] * 3, pool=pool, seconds=0.2, progress=False)
+    assert plan.n_bytes == sum(values.nbytes for values, _ in next(plan.batches()).values())
+
+
+def test_a_disk_without_room_is_said_before_anything_runs(lens, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(InputError, match=r"and 0\.00 GiB are free: pool, or take fewer"):
+        store(lens, ["organ"], tmp_path / "set", seconds=0.2, progress=False)
+    assert not list((tmp_path / "set").iterdir())

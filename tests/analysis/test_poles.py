@@ -7,6 +7,8 @@ from audio_lens import Direction, InputError, difference_in_means
 from audio_lens.analysis.collect import Activations
 from audio_lens.analysis.directions import cosine_table, gram_schmidt
 from audio_lens.analysis.poles import Poles, gather_poles, ways_of_taking
+from audio_lens.analysis.stability import stability
+from audio_lens.testing.planted import planted_circuit
 
 FAST, SLOW = ["a fast organ", "a fast song"], ["a slow organ", "a slow song"]
 KEY = ("resid_post", 0)
@@ -93,3 +95,41 @@ def test_cosines_stand_in_a_table() -> None:
     assert table["b, c"][0] == pytest.approx(-(0.5**0.5))
     with pytest.raises(InputError, match="at least two"):
         cosine_table({"a": a})
+
+
+@pytest.mark.families("mono")
+def test_a_direction_written_into_the_weights_is_recovered_where_it_is_written() -> None:
+    """A head writes a marker when it reads a word: the difference in means is that marker."""
+    planted = planted_circuit(layer=1, mlp_layer=3)
+    lens = planted.lens
+    marker = lens.hf_model.decoder.model.decoder.layers[1].encoder_attn.out_proj.weight
+    marker = marker[:, planted.head * lens.cfg.d_head].detach()
+    found = difference_in_means(
+        lens,
+        positive=[planted.clean],
+        negative=[planted.corrupted],
+        site=["resid_post", "cross_attn.z"],
+        codes=lens.random_codes(frames=40, seed=5),
+        progress=False,
+    ).vectors
+    for layer in (1, 2):
+        assert torch.cosine_similarity(found["resid_post", layer], marker, dim=0) > 0.99
+    assert found["resid_post", 0].norm() < 1e-4 * found["resid_post", 1].norm()
+    heads = found["cross_attn.z", 1].norm(dim=-1)
+    assert heads[planted.head] > 0.99 * heads.norm()
+
+
+@pytest.mark.parametrize(("n", "size"), [(60, 30), (200, 20)])
+def test_the_interval_of_the_stability_curve_covers_the_planted_directions_cosine(n, size) -> None:
+    """Noise of length 20 beside a difference of length 1: what two means share is known."""
+    truth = torch.eye(20)[0]
+    wanted = 1 / ((1 + 20 / size) * (1 + 20 / (n - size))) ** 0.5
+    covered = 0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        rows = truth + torch.randn(n, 20, generator=generator)
+        sides = [Activations({KEY: values}, {}, {}) for values in (rows, torch.zeros(n, 20))]
+        low, _, high = stability(Poles(*sides), sizes=[size], draws=100).interval(KEY)[0]
+        assert high - low < 0.6
+        covered += low < wanted < high
+    assert covered >= 38

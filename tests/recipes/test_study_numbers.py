@@ -12,7 +12,7 @@ from audio_lens import Direction
 from audio_lens.recipes import tempo
 from audio_lens.recipes.study.baselines import wrong_layer
 from audio_lens.recipes.study.beside import scatter, stand_beside
-from audio_lens.recipes.study.choosing import Choice, reach, ways
+from audio_lens.recipes.study.choosing import Choice, reach, ways, within_chance
 from audio_lens.recipes.study.comparing import Compared, best_of_each, still_music
 from audio_lens.recipes.study.doses import dose_response
 from audio_lens.recipes.study.hearing import Hearing, Way
@@ -41,6 +41,22 @@ def test_reach_is_a_share_of_the_prompted_shift_and_nothing_where_music_breaks()
         {"prompt": str(n), "change": 0.6, "failed": "" if n < 8 else "level"} for n in range(10)
     ]
     assert reach(broken, 0.6) == float("-inf")
+
+
+@pytest.mark.parametrize(("n", "passed"), [(1, 1), (8, 6), (16, 13), (32, 26), (1000, 880)])
+def test_of_few_clips_one_or_two_fail_by_chance(n, passed) -> None:
+    """The closed form of Wilson's upper end, solved for its count."""
+    least = within_chance(n)
+    z2 = 1.959964**2
+
+    def high(share):
+        middle = share + z2 / (2 * n)
+        spread = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5
+        return (middle + spread) / (1 + z2 / n)
+
+    assert high(least) >= 0.9
+    assert least == 0 or high(least - 1 / n) < 0.9
+    assert round(least * n) == pytest.approx(passed, abs=2 if n == 1000 else 0)
 
 
 def test_every_way_of_steering_is_a_candidate() -> None:

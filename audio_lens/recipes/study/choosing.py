@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from audio_lens.analysis._pooling import Pool
 from audio_lens.analysis.directions import Direction
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 LEAST_PASSED = 0.9
 """Share of clips that must still be music."""
-LEAST_IN_SCAN = 0.75
-"""Of a handful of clips, where one that fails by chance is already more than a tenth."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,9 @@ def choose(
 ) -> Choice:
     """The way and strengths whose worse sign reaches furthest, on dev prompts.
 
+    Clips must still be music as often as `LEAST_PASSED`; where that leaves nothing, as often as
+    does not show that they are so less often: of few clips, one or two fail by chance.
+
     prompted: the change from neutral clips to clips prompted at each pole, by sign.
     """
     dev = hearing.concept.dev
@@ -118,19 +120,23 @@ def choose(
         )  # fmt: skip
         return best_strengths(rows, tried, prompted, least)
 
-    scanned = {way: best(way, few, settings.scan_nats, 1, LEAST_IN_SCAN) for way in candidates}
+    least = within_chance(len(few))
+    scanned = {way: best(way, few, settings.scan_nats, 1, least) for way in candidates}
     order = sorted(scanned, key=lambda way: worse(scanned[way]), reverse=True)
-    final = {
-        way: best(way, dev, settings.nats, settings.dev_seeds, LEAST_PASSED)
-        for way in order[: settings.finalists]
-    }
-    chosen = max(final, key=lambda way: worse(final[way]))
+    for least in (LEAST_PASSED, within_chance(len(dev) * settings.dev_seeds)):
+        final = {
+            way: best(way, dev, settings.nats, settings.dev_seeds, least)
+            for way in order[: settings.finalists]
+        }
+        chosen = max(final, key=lambda way: worse(final[way]))
+        if np.isfinite(worse(final[chosen])):
+            break
     for sign, (dose, reached) in final[chosen].items():
         if not np.isfinite(reached) and not settings.rehearsal:  # which goes through every stage
             raise InputError(
                 f"{hearing.concept.name}: nothing can be chosen. {chosen} at {dose:+g}, as every "
-                f"way that was tried, leaves fewer than {LEAST_PASSED:.0%} of clips music (sign "
-                f"{sign}). Try smaller distortions: settings with scan_nats= and nats=."
+                f"way that was tried, leaves surely fewer than {LEAST_PASSED:.0%} of clips music "
+                f"(sign {sign}). Try smaller distortions: settings with scan_nats= and nats=."
             )
     return Choice(
         chosen,
@@ -158,6 +164,13 @@ def best_strengths(
         best = max(reached, key=lambda dose: (min(reached[dose], 1.0), -abs(dose)))
         found[sign] = best, reached[best]
     return found
+
+
+def within_chance(n: int) -> float:
+    """The least share of n clips that does not show that fewer than `LEAST_PASSED` pass: at the
+    upper end of its Wilson interval they do."""
+    highs = [binomtest(hits, n).proportion_ci(method="wilson").high for hits in range(n + 1)]
+    return next(hits / n for hits, high in enumerate(highs) if high >= LEAST_PASSED)
 
 
 def worse(found: Mapping[str, tuple[float, float]]) -> float:

@@ -16,9 +16,9 @@ from audio_lens.errors import InputError
 from audio_lens.patching import metrics
 from audio_lens.patching.activation import activation_patch
 from audio_lens.recipes.study.choosing import (
-    LEAST_IN_SCAN,
     best_strengths,
     single_layers,
+    within_chance,
     worse,
 )
 from audio_lens.recipes.study.doses import by_dose
@@ -108,8 +108,9 @@ def layer_influence(
         )
         for layer, strengths in tried.items()
     }  # fmt: skip
+    least = within_chance(len(few))
     reached = {
-        layer: worse(best_strengths(rows, tried[layer], prompted_shifts, LEAST_IN_SCAN))
+        layer: worse(best_strengths(rows, tried[layer], prompted_shifts, least))
         for layer, rows in heard.items()
     }
     p = max_statistic(np.stack([_up_against_down(rows) for rows in heard.values()]))
