@@ -196,6 +196,8 @@ class Gathering:
             "rows": self.n_rows,
             **versions(),
         }
+        if self.lens.revision is not None:
+            made["revision"] = self.lens.revision
         if self.window is not None:
             made["window"] = list(self.window)
         if any(text is not None for text in self.texts):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from audio_lens import InputError
+from audio_lens import AudioLens, InputError
 from audio_lens.analysis.collect import collect
 from audio_lens.audio.clip import Clip
 from audio_lens.testing import random_musicgen
@@ -35,3 +35,11 @@ def test_sounds_and_versions_are_in_the_provenance() -> None:
     ]
     assert made[0]["codes_sha256"] == made[1]["codes_sha256"] != made[2]["codes_sha256"]
     assert made[0]["torch"] == torch.__version__
+
+
+def test_the_revision_of_a_checkpoint_is_in_the_provenance() -> None:
+    lens = random_musicgen(n_layers=1)
+    again = AudioLens(lens.hf_model, lens.processor, name="hub/model", revision="abc123")
+    for known, wanted in ((lens, None), (again, "abc123")):
+        made = collect(known, "organ", seconds=0.2, progress=False).made
+        assert made.get("revision") == wanted

@@ -124,9 +124,10 @@ class Study:
                 raise InputError(f"others: {name!r} is {taken}; give another name.")
 
     def _configuration(self) -> dict[str, Any]:
-        concept = self.concept
+        concept, revision = self.concept, self.lens.revision
         return {
             "model": self.lens.cfg.model_name,
+            **({} if revision is None else {"revision": revision}),
             "weights": weights_sha256(self.lens.hf_model),
             "concept": concept.name,
             "heard": concept.heard,
