@@ -215,14 +215,8 @@ class Gathering:
     @property
     def n_bytes(self) -> int:
         """What all rows take in float32, known before anything runs."""
-        cfg, frames = self.lens.cfg, self._n_frames
-        sizes = {
-            "d_model": cfg.d_model, "head": cfg.n_heads, "d_head": cfg.d_head, "d_mlp": cfg.d_mlp,
-            "codebook": cfg.n_codebooks,
-        }  # fmt: skip
-        numbers = sum(
-            prod(sizes[axis] for axis in site.axes if axis in sizes) for site in self.sites
-        )
+        sizes, frames = self.lens.cfg.sizes, self._n_frames
+        numbers = sum(prod(sizes[axis] for axis in site.vector_axes) for site in self.sites)
         kept = 1
         if self.pool == "every_step":
             kept = len(positions_to_pool(self.lens, frames, self.window, self.pool))

@@ -17,6 +17,7 @@ from torch import Tensor
 from audio_lens.analysis._keys import key_of, name_of, numbers_as_json, numbers_of
 from audio_lens.analysis.collect import Key
 from audio_lens.errors import InputError, SiteError, did_you_mean
+from audio_lens.lens.sites import TIMES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -306,15 +307,14 @@ class Direction:
             InputError: another width.
         """
         cfg = lens.cfg
-        sizes = {
-            "d_model": cfg.d_model,
-            "head": cfg.n_heads,
-            "d_head": cfg.d_head,
-            "d_mlp": cfg.d_mlp,
-        }
         for (name, layer), vector in self.vectors.items():
             site = lens.sites.of_key(name, layer)
-            expected = tuple(sizes[axis] for axis in site.axes[2:])
+            if not {*site.vector_axes} <= {*cfg.sizes} or not {*TIMES} & {*site.axes}:
+                raise SiteError(
+                    f"{name} [{' '.join(site.axes)}] is no place for a direction: take a site with "
+                    f"positions, of the blocks or in front of them."
+                )
+            expected = tuple(cfg.sizes[axis] for axis in site.vector_axes)
             if tuple(vector.shape) != expected:
                 raise InputError(
                     f"the direction's vector at {name}, layer {layer} has shape "

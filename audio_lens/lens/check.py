@@ -186,10 +186,8 @@ def _as_declared(lens: "AudioLens", site: Site, seen: Mapping[str, Tensor]) -> b
     text = seen["text.hook_proj"].shape[1] if "text.hook_proj" in seen else 1
     every = positions + (cfg.chroma_length + text if cfg.chroma_length else 0)
     known = {
-        "batch": 1, "codebook": cfg.n_codebooks, "pos": every, "query": every, "key": every,
-        "audio_pos": positions, "token": text, "chroma": cfg.chroma_length,
-        "head": cfg.n_heads, "d_head": cfg.d_head, "d_model": cfg.d_model, "d_mlp": cfg.d_mlp,
-        "d_text": cfg.d_text, "vocab": cfg.d_vocab, "1": 1,
+        **cfg.sizes, "batch": 1, "pos": every, "query": every, "key": every, "audio_pos": positions,
+        "token": text, "chroma": cfg.chroma_length, "d_text": cfg.d_text,
     }  # fmt: skip
     return value.ndim == len(site.axes) and all(
         known.get(axis, size) == size for axis, size in zip(site.axes, value.shape, strict=True)

@@ -70,6 +70,14 @@ class LensConfig:
         return tuple(f"{('left', 'right')[k % 2]} {k // 2}" for k in range(self.n_codebooks))
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """How long the sites' own axes are: neither rows, nor time, nor text."""
+        return {
+            "codebook": self.n_codebooks, "head": self.n_heads, "d_head": self.d_head,
+            "d_model": self.d_model, "d_mlp": self.d_mlp, "vocab": self.d_vocab, "1": 1,
+        }  # fmt: skip
+
+    @property
     def max_seconds(self) -> float:
         """The longest clip that fits the model's positions, with a text of no length."""
         return (self.n_ctx - self.chroma_length - max(self.delays)) / self.frame_rate

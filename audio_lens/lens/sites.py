@@ -12,9 +12,13 @@ from dataclasses import dataclass, field, replace
 from operator import index
 from typing import Any, Literal
 
+from torch import Tensor
+
 from audio_lens.errors import SiteError
 from audio_lens.lens.ports import Port
 
+TIMES = ("pos", "audio_pos")
+"""Axes along which music goes on."""
 BEFORE = -1
 """Where a site in front of the blocks stands among the layers, in keys (shorthand, layer)."""
 
@@ -56,6 +60,16 @@ class Site:
     def key(self) -> tuple[str, int]:
         """What activations and directions know it by: its shorthand and layer."""
         return self.shorthand, BEFORE if self.layer is None else self.layer
+
+    @property
+    def vector_axes(self) -> tuple[str, ...]:
+        """Those of what it holds of one row at one time, as directions have them."""
+        return tuple(axis for axis in self.axes if axis not in ("batch", *TIMES))
+
+    def over_time(self, vector: Tensor) -> Tensor:
+        """A vector, so that it broadcasts against what the site holds."""
+        (time,) = (n for n, axis in enumerate(self.axes[1:]) if axis in TIMES)
+        return vector.unsqueeze(time) if time else vector
 
     @property
     def family(self) -> str:

@@ -16,6 +16,7 @@ from audio_lens.analysis.probes import Probe
 from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.engine import Registration
 from audio_lens.lens.schedules import Schedule
+from audio_lens.lens.sites import TIMES
 
 if TYPE_CHECKING:
     from audio_lens.lens.run import Hook
@@ -173,7 +174,7 @@ class _Reading:
     def bind(self, table: "SiteTable") -> Registration:
         """The registration that reads."""
         sites = table.resolve(self.site, layers=self.layer)
-        if sites[0].axes[1] not in ("pos", "audio_pos"):
+        if sites[0].axes[1] not in TIMES:
             raise SiteError(
                 f"a monitor reads position by position, but {sites[0].name} is "
                 f"[{' '.join(sites[0].axes)}]: take a site such as resid_post or attn.z."

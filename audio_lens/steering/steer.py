@@ -59,7 +59,11 @@ def interventions(
     when = None if window is None else _moment(window)
     made = []
     for site in placed.sites:
-        vectors = {layer: v for (name, layer), v in placed.vectors.items() if name == site}
+        vectors = {
+            layer: lens.sites.of_key(name, layer).over_time(vector)
+            for (name, layer), vector in placed.vectors.items()
+            if name == site
+        }
         chosen = sorted(vectors)
         how = "" if op is add else f"{_named(op)}, "
         made_op = _made(op, vectors)

@@ -344,3 +344,28 @@ def test_what_is_no_direction_is_named_and_so_are_batches_of_nothing(lens, as_us
         pass
     with pytest.raises(InputError, match="rows_at_once=-1"):
         lens.sweep("a song", direction=up, coefficients=[1.0], rows_at_once=-1)
+
+
+@pytest.mark.parametrize("frames", [1, 4, 6])
+def test_a_direction_by_codebook_acts_on_each_codebook_in_front_of_the_blocks(lens, frames):
+    generator = torch.Generator().manual_seed(1)
+    width = lens.cfg.n_codebooks
+    each = torch.randn(width, 64, generator=generator)
+    codes, site = lens.random_codes(frames=frames), "blocks.0.hook_resid_pre"
+    for chosen in (each, each * torch.eye(width)[1][:, None]):
+        direction = Direction({("embed.codebook", -1): chosen})
+        plain = lens.run_with_cache("organ", codes, names_filter=site)[1][site]
+        with lens.steer(direction, coefficient=2.0):
+            steered = lens.run_with_cache("organ", codes, names_filter=site)[1][site]
+        music = lens.run_with_cache("organ", codes, names_filter=site)[1].layouts
+        start = music[0].audio.start if music else 0
+        moved = (steered - plain)[0, start:]
+        assert torch.allclose(moved, (2 * chosen.sum(0)).expand_as(moved), atol=1e-4)
+        assert torch.allclose(steered[0, :start], plain[0, :start], atol=1e-6)
+
+
+def test_a_direction_at_a_place_without_time_is_refused(lens):
+    with pytest.raises(SiteError, match="is no place for a direction"):
+        Direction({("attn.pattern", 0): torch.ones(4)}).check_fits(lens)
+    with pytest.raises(InputError, match=r"has shape \(64,\), but .* has \(\d, 64\) there"):
+        Direction({("embed.codebook", -1): torch.ones(64)}).check_fits(lens)
