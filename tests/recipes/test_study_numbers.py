@@ -18,6 +18,7 @@ from audio_lens.recipes.study.doses import dose_response
 from audio_lens.recipes.study.hearing import Hearing, Way
 from audio_lens.recipes.study.layers import _up_against_down
 from audio_lens.recipes.study.ledger import Ledger
+from audio_lens.recipes.study.listening import _some
 from audio_lens.recipes.study.settings import StudySettings
 from audio_lens.recipes.study.strengths import strength_for, strengths_at
 from audio_lens.testing import random_musicgen
@@ -266,3 +267,16 @@ def test_ways_that_left_no_music_are_not_called_the_best_of_their_kind() -> None
     scan = tuple({**asdict(Way(*way)), "reached": reached} for way, reached in tried.items())
     chosen = Choice(Way("one_to_one", 2), {"+": 1.0, "-": -1.0}, {"+": 0.5, "-": 0.5}, scan)
     assert best_of_each(chosen) == [Way("one_to_one", 2)]
+
+
+def test_no_twin_comes_back_in_a_listening_test_while_there_are_others() -> None:
+    rows = [{"prompt": f"p{n}", "seed": seed} for n in range(6) for seed in range(2)]
+    rng, taken = np.random.default_rng(0), set()
+    first = [(r["prompt"], r["seed"]) for r in _some(rows, 4, taken, rng)]
+    then = [(r["prompt"], r["seed"]) for r in _some(rows, 8, taken, rng)]
+    assert len({prompt for prompt, _ in first}) == 4
+    assert len({prompt for prompt, _ in then}) == 6
+    assert len({*first, *then}) == 12
+    again = list(_some(rows, 12, taken, rng))  # none is left: they come back, each once
+    assert len({(r["prompt"], r["seed"]) for r in again}) == 12
+    assert list(_some(rows[:1], 5, set(), rng)) == rows[:1]

@@ -57,7 +57,7 @@ def write_listening_test(study: "Study", *, trials: int = 8, seed: int | None = 
             know the key.
     """
     rng = np.random.default_rng(seed)
-    pairs = list(_pairs(study, trials))
+    pairs = list(_pairs(study, trials, rng))
     order = rng.permutation(len(pairs))
     made, sounds = [], []
     for place in order:
@@ -83,29 +83,41 @@ def kept_listening_test(study: "Study") -> Path | None:
     return file if file.is_file() and key.is_file() else None
 
 
-def _pairs(study: "Study", n: int) -> Iterator[tuple[str, str, str, "Row", "Row"]]:
+def _pairs(
+    study: "Study", n: int, rng: np.random.Generator
+) -> Iterator[tuple[str, str, str, "Row", "Row"]]:
     """Kind, sign, prompt, the clip with less of the concept and the one with more."""
     twins = {(r["prompt"], r["seed"]): r for r in study.rows if r["coefficient"] == 0}
     (random,) = study.control_clips("isotropic", study.controls("isotropic")[:1])
-    steered = {"steered": study.rows, "random": random}
-    for kind, rows in steered.items():
+    taken: set[tuple[str, int]] = set()
+    # Those of which there are fewest first: every trial shall have a twin of its own.
+    for kind, rows in (("random", random), ("steered", study.rows)):
         for sign, dose in study.choice.coefficients.items():
-            for row in _some([r for r in rows if r["coefficient"] == dose], n):
+            for row in _some([r for r in rows if r["coefficient"] == dose], n, taken, rng):
                 pair = [twins[row["prompt"], row["seed"]], row]
                 less, more = pair if SIGNS[sign] > 0 else pair[::-1]
                 yield kind, sign, row["prompt"], less, more
-    poles = {sign: _some(study.prompted(sign), n) for sign in SIGNS}
-    for low, high in zip(poles["-"], poles["+"], strict=True):
-        yield "prompted", "", high["prompt"], low, high
-    for row in _some(list(twins.values()), max(n // 2, 1)):
+    for row in _some(list(twins.values()), max(n // 2, 1), taken, rng):
         yield "catch", "", row["prompt"], row, row
+    lows, highs = (study.prompted(sign) for sign in ("-", "+"))
+    for place in rng.permutation(len(lows))[:n]:
+        yield "prompted", "", highs[place]["prompt"], lows[place], highs[place]
 
 
-def _some(rows: Sequence["Row"], n: int) -> Sequence["Row"]:
-    """Spread over prompts, the first seeds first."""
-    by_seed = sorted(rows, key=lambda row: row["seed"])
-    first = [row for row in by_seed if row["seed"] == by_seed[0]["seed"]]
-    return first[:: max(1, len(first) // n)][:n]
+def _some(
+    rows: Sequence["Row"], n: int, taken: set[tuple[str, int]], rng: np.random.Generator
+) -> Iterator["Row"]:
+    """Drawn, spread over prompts; those whose twin is in no trial yet come first.
+
+    A twin that comes back is known again, and with it which clip is the steered one.
+    """
+    left, said = [rows[place] for place in rng.permutation(len(rows))], Counter[str]()
+    for _ in range(min(n, len(left))):
+        held = [((row["prompt"], row["seed"]) in taken, said[row["prompt"]]) for row in left]
+        row = left.pop(held.index(min(held)))
+        taken.add((row["prompt"], row["seed"]))
+        said[row["prompt"]] += 1
+        yield row
 
 
 def as_addresses(study: "Study", rows: Sequence["Row"]) -> list[str]:
