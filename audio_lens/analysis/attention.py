@@ -78,8 +78,10 @@ class AttentionByLag:
 
     def plot(self, *, averaged: bool = False) -> "Figure":
         """Heads over lags, one panel for each layer; or layers over lags, heads averaged."""
-        lags = [f"{lag:g}" for lag in self.seconds.tolist()]
-        return _drawn(self.layers, self.weights, "seconds back", lags, averaged)
+        from audio_lens.plots.panels import Axis, heads
+
+        lags = Axis("seconds back", [f"{lag:g}" for lag in self.seconds.tolist()])
+        return heads(self.layers, self.weights, lags, _SHARE, averaged=averaged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,24 +118,9 @@ class AttentionToWords:
 
     def plot(self, *, averaged: bool = False) -> "Figure":
         """Heads by words, one panel for each layer; or layers by words, heads averaged."""
-        return _drawn(self.layers, self.mean, "word", self.words, averaged)
+        from audio_lens.plots.panels import Axis, heads
 
-
-def _drawn(
-    layers: Sequence[int],
-    shares: Float[Tensor, "layer head column"],
-    name: str,
-    labels: Sequence[str],
-    averaged: bool,
-) -> "Figure":
-    from audio_lens.plots.panels import Axis, heads, panels
-
-    columns = Axis(name, labels)
-    if not averaged:
-        return heads(layers, shares, columns, _SHARE)
-    rows = Axis("layer", [str(layer) for layer in layers])
-    panel = {"mean over heads": shares.mean(1).numpy()}
-    return panels(panel, rows=rows, columns=columns, scale=_SHARE)
+        return heads(self.layers, self.mean, Axis("word", self.words), _SHARE, averaged=averaged)
 
 
 @torch.no_grad()

@@ -55,8 +55,14 @@ def heads(
     values: Float[Tensor, "layer head column"],
     columns: Axis,
     scale: str,
+    *,
+    averaged: bool = False,
 ) -> Figure:
-    """A figure with one panel per layer, heads as rows."""
+    """A figure with one panel per layer, heads as rows; averaged, a single one with layers."""
+    if averaged:
+        rows = Axis("layer", [str(layer) for layer in layers])
+        panel = {"mean over heads": values.mean(1).numpy()}
+        return panels(panel, rows=rows, columns=columns, scale=scale)
     return panels(
         {f"layer {n}": part.numpy() for n, part in zip(layers, values, strict=True)},
         rows=Axis("head", [str(head) for head in range(values.shape[1])]),
