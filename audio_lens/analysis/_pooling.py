@@ -1,6 +1,5 @@
 """Pooling over time while activations pass: which positions count, and what is kept of them."""
 
-from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from audio_lens.errors import InputError
 from audio_lens.lens.recording import along_rows
+from audio_lens.lens.schedules import as_window
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -39,9 +39,7 @@ def positions_to_pool(lens: "AudioLens", frames: int, window: Window | None, poo
         )
     if window is None:
         return full
-    if not isinstance(window, Sequence) or len(window) != 2:
-        raise InputError(f"window={window!r}: give from and to which second, such as (2.0, 6.0).")
-    if any(edge is not None and not 0 <= edge < inf for edge in window):
+    if any(edge is not None and not 0 <= edge < inf for edge in as_window(window)):
         raise InputError(f"window={window}: seconds count from the beginning, from 0.")
     start, stop = (None if edge is None else lens.delay.frames(edge) for edge in window)
     within = range(max(full.start, start or 0), min(full.stop, full.stop if stop is None else stop))

@@ -18,7 +18,7 @@ from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.decode import Sampling
 from audio_lens.lens.generation import Generation
 from audio_lens.lens.rows import Prompts, as_prompts, as_seeds
-from audio_lens.lens.sites import Site
+from audio_lens.lens.sites import TIMES, Site
 from audio_lens.provenance import prompts_sha256, strings_sha256, tensors_sha256, versions
 
 if TYPE_CHECKING:
@@ -215,11 +215,11 @@ class Gathering:
     @property
     def n_bytes(self) -> int:
         """What all rows take in float32, known before anything runs."""
-        sizes, frames = self.lens.cfg.sizes, self._n_frames
+        sizes = self.lens.cfg.sizes
         numbers = sum(prod(sizes[axis] for axis in site.vector_axes) for site in self.sites)
         kept = 1
         if self.pool == "every_step":
-            kept = len(positions_to_pool(self.lens, frames, self.window, self.pool))
+            kept = len(positions_to_pool(self.lens, self._n_frames, self.window, self.pool))
         return 4 * self.n_rows * kept * numbers
 
     @property
@@ -283,7 +283,7 @@ def _poolable(lens: "AudioLens", site: Any, layers: Any, pool: str) -> tuple[Sit
         before_blocks = (
             found.layer is None and found.rank < lens.sites["blocks.0.hook_resid_pre"].rank
         )
-        if (found.layer is None and not before_blocks) or not {"pos", "audio_pos"} & {*found.axes}:
+        if (found.layer is None and not before_blocks) or not {*TIMES} & {*found.axes}:
             raise SiteError(
                 f"{found.name} cannot be pooled over time per layer: take a site of the blocks or "
                 f"the embeddings with a position axis, as resid_post, attn.z or embed.codebook."

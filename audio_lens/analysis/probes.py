@@ -203,13 +203,13 @@ class Probe:
         """Activations as it was fitted on: of a head's or codebook's probe, its own part."""
         if "part" in self.made and tuple(x.shape[1:]) == self._shape:
             x = x[:, self.made[self.made["part"]]]
-        rows, width = x.flatten(1) if x.ndim > 1 else x, self._width
+        rows, width = x.detach().cpu().flatten(min(x.ndim - 1, 1)), self._width
         if rows.ndim != 2 or rows.shape[1] != width:
             raise InputError(
                 f"activations must be [clip ...] with {width} numbers each, as the probe was "
                 f"fitted on, got {tuple(x.shape)}."
             )
-        return x.detach().cpu().flatten(1).double().numpy()
+        return rows.double().numpy()
 
     @property
     def _width(self) -> int:

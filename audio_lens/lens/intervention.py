@@ -15,7 +15,7 @@ from audio_lens.lens.engine import Registration
 from audio_lens.lens.operations import Operation
 from audio_lens.lens.run import Branch, Hook, Run, check_branch
 from audio_lens.lens.schedules import Schedule
-from audio_lens.lens.sites import Site, SiteTable, Spec
+from audio_lens.lens.sites import TIMES, Site, SiteTable, Spec
 from audio_lens.lens.writes import check_write, no_text
 
 Coefficient = float | Sequence[float] | Tensor | Callable[[Hook], Any]
@@ -207,7 +207,7 @@ def _when_mask(when: Any, tensor: Tensor, hook: Hook) -> Tensor | bool:
 
 
 def _time_axis(site: Site) -> str | None:
-    return next((axis for axis in ("pos", "audio_pos", "query") if axis in site.axes), None)
+    return next((axis for axis in (*TIMES, "query") if axis in site.axes), None)
 
 
 def _over_rows_and_positions(values: Tensor, tensor: Tensor, hook: Hook, what: str) -> Tensor:

@@ -12,7 +12,7 @@ from audio_lens.errors import SiteError
 from audio_lens.lens.engine import Registration
 from audio_lens.lens.layout import Layout
 from audio_lens.lens.run import Hook, Run
-from audio_lens.lens.sites import Site
+from audio_lens.lens.sites import TIMES, Site
 
 if TYPE_CHECKING:
     from audio_lens.lens.cache import ActivationCache
@@ -106,7 +106,7 @@ def along_rows(groups: Mapping[Rows, Tensor], axes: tuple[str, ...], fill: float
     return torch.cat(tensors)[order.to(tensors[0].device)]
 
 
-_TIMES = ("pos", "audio_pos", "query")
+_TIMES = (*TIMES, "query")
 
 
 def _masked(site: Site) -> float:

@@ -154,6 +154,17 @@ def _begins(second: float, what: str) -> "Callable[[Run], None]":
     return check
 
 
+def as_window(given: Any) -> tuple[float, float | None]:
+    """From and to which second, as users give them.
+
+    Raises:
+        InputError: anything but two of them.
+    """
+    if not isinstance(given, Sequence) or len(given) != 2:
+        raise InputError(f"window={given!r}: give from and to which second, such as (2.0, 6.0).")
+    return given[0], given[1]
+
+
 def window(start: float, stop: float | None = None) -> Schedule:
     """From `start` to `stop` seconds of the clip (to its end if None).
 

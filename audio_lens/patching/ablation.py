@@ -8,7 +8,7 @@ from torch import Tensor
 from audio_lens.errors import InputError
 from audio_lens.lens.forward import as_tokens
 from audio_lens.lens.rows import as_prompts
-from audio_lens.lens.sites import Site
+from audio_lens.lens.sites import TIMES, Site
 from audio_lens.patching.activation import activation_patch
 from audio_lens.patching.donors import recorded
 from audio_lens.patching.grid import BLOCK
@@ -120,4 +120,4 @@ def _music(site: Site, tensor: Tensor, n_prefix: int) -> Tensor:
     return tensor.narrow(dim, n_prefix, tensor.shape[dim] - n_prefix)
 
 
-_TIMES = ("pos", "audio_pos", "query", "token")
+_TIMES = (*TIMES, "query", "token")

@@ -12,7 +12,7 @@ import numpy as np
 
 from audio_lens.errors import InputError, SiteError
 from audio_lens.lens.run import check_branch
-from audio_lens.lens.sites import Site
+from audio_lens.lens.sites import TIMES, Site
 
 if TYPE_CHECKING:
     from audio_lens.audio.clip import Clip
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 AXES = ("layer", "pos", "head", "codebook", "text_token", "branch")
 #: The axis of a site's tensor that each axis of a grid runs along.
 _TENSOR_AXES = {
-    "pos": ("pos", "audio_pos", "query"),
+    "pos": (*TIMES, "query"),
     "head": ("head",),
     "codebook": ("codebook",),
     "text_token": ("token",),

@@ -13,7 +13,7 @@ from audio_lens.errors import InputError, did_you_mean
 from audio_lens.lens.intervention import Coefficient, Intervention
 from audio_lens.lens.operations import Operation, add
 from audio_lens.lens.run import Branch
-from audio_lens.lens.schedules import Schedule
+from audio_lens.lens.schedules import Schedule, as_window
 from audio_lens.lens.schedules import window as window_of
 from audio_lens.lens.sites import BEFORE
 from audio_lens.steering.strategies import Scale, Strategy, Weights, place
@@ -56,7 +56,7 @@ def interventions(
         direction, strategy=strategy, source_layer=source_layer, layers=layers, weights=weights,
         scale=scale, n_layers=lens.cfg.n_layers,
     )  # fmt: skip
-    when = None if window is None else _moment(window)
+    when = None if window is None else window_of(*as_window(window))
     made = []
     for site in placed.sites:
         vectors = {
@@ -82,12 +82,6 @@ def interventions(
             )
         )
     return made
-
-
-def _moment(window: Any) -> Schedule:
-    if not isinstance(window, Sequence) or len(window) != 2:
-        raise InputError(f"window={window!r}: give from and to which second, such as (2.0, 6.0).")
-    return window_of(*window)
 
 
 def _made(op: Any, vectors: Mapping[int, Tensor]) -> Operation:

@@ -110,24 +110,28 @@ def choose(
             )
     candidates = ways(hearing.lens, settings)
 
-    def best(
-        way: Way, prompts: Sequence[str], nats: Sequence[float], n: int, least: float
-    ) -> dict[str, tuple[float, float]]:
+    def heard(
+        way: Way, prompts: Sequence[str], nats: Sequence[float], n: int
+    ) -> tuple[list[Row], Mapping[str, Sequence[float]]]:
         tried = strengths_at(hearing, direction, way, nats)
         rows = hearing.steered(
             "real", "real", direction, way, prompts=prompts, seeds=range(n),
             coefficients=[dose for doses in tried.values() for dose in doses],
         )  # fmt: skip
-        return best_strengths(rows, tried, prompted, least)
+        return rows, tried
 
     least = within_chance(len(few))
-    scanned = {way: best(way, few, settings.scan_nats, 1, least) for way in candidates}
+    scanned = {
+        way: best_strengths(*heard(way, few, settings.scan_nats, 1), prompted, least)
+        for way in candidates
+    }
     order = sorted(scanned, key=lambda way: worse(scanned[way]), reverse=True)
+    finalists = {
+        way: heard(way, dev, settings.nats, settings.dev_seeds)
+        for way in order[: settings.finalists]
+    }
     for least in (LEAST_PASSED, within_chance(len(dev) * settings.dev_seeds)):
-        final = {
-            way: best(way, dev, settings.nats, settings.dev_seeds, least)
-            for way in order[: settings.finalists]
-        }
+        final = {way: best_strengths(*found, prompted, least) for way, found in finalists.items()}
         chosen = max(final, key=lambda way: worse(final[way]))
         if np.isfinite(worse(final[chosen])):
             break
