@@ -9,7 +9,7 @@ import torch
 from pandas import DataFrame
 
 from audio_lens import InputError
-from audio_lens.recipes.study.ledger import Ledger
+from audio_lens.recipes.study.ledger import Ledger, kept_settings
 
 SETTINGS = {"model": "toy", "concept": "tempo", "doses": [-1.0, 0.0, 1.0]}
 
@@ -65,6 +65,22 @@ def test_another_study_is_refused(tmp_path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": "older"}))
     with pytest.raises(InputError, match="no study of this version"):
         Ledger(tmp_path / "study", SETTINGS)
+
+
+def test_a_study_may_hear_its_controls_with_more_seeds_later(tmp_path) -> None:
+    def asked(seeds, dropped=(), **other):
+        return {"model": "toy", "settings": {"control_seeds": seeds, "dropped": dropped, **other}}
+
+    Ledger(tmp_path, asked(1, ["one seed under controls"])).append("dose", [{"n": 1}], codes(1))
+    grown = Ledger(tmp_path, asked(4))
+    assert kept_settings(tmp_path)["control_seeds"] == 1  # until something is heard
+    grown.append("controls", [{"n": 2}], codes(1))
+    assert kept_settings(tmp_path) == {"control_seeds": 4, "dropped": []}
+    assert Ledger(tmp_path, asked(4)).rows("dose") == grown.rows("dose")
+    with pytest.raises(InputError, match="its control_seeds is 4, asked for is 1"):
+        Ledger(tmp_path, asked(1))
+    with pytest.raises(InputError, match="its doses is None"):
+        Ledger(tmp_path, asked(4, doses=[1.0]))
 
 
 def test_a_folder_belongs_to_one_process_at_a_time(tmp_path) -> None:

@@ -69,6 +69,7 @@ def test_what_a_later_stage_could_not_use_is_refused_at_once(
         ({"branches": ()}, "one at least"),
         ({"seconds": float("inf")}, "a finite number"),
         ({"guidance_scale": 1.0}, "leave cond out"),
+        ({"control_seeds": 5}, "of which there are test_seeds=4"),
         ({"test_first_seed": 1}, "must be reported on others"),
     ],
 )
@@ -126,5 +127,7 @@ def test_the_command_plans(tmp_path, capsys) -> None:
     out = str(tmp_path / "study")
     assert main(["study", "tempo", "--out", out, "--plan", "--quick"]) == 0
     assert "in all" in capsys.readouterr().out
+    assert main(["study", "tempo", "--out", out, "--plan", "--control-seeds", "5"]) == 1
+    assert "controls stand beside test clips" in capsys.readouterr().err
     assert main(["study", "temper", "--out", out, "--plan"]) == 1
     assert "no concept 'temper'" in capsys.readouterr().err

@@ -16,6 +16,8 @@ from audio_lens.files import partial_of, whole
 
 FORMAT = "audio_lens.study.2"
 CONFIGURATION = "configuration.json"
+GROWS = "control_seeds"
+"""The setting of which a study may hear more later on: nothing that is frozen hangs on it."""
 Row = dict[str, Any]
 
 
@@ -24,7 +26,8 @@ class Ledger:
 
     Rows are appended in batches, each with its clips' codes. The codes are written first and a
     batch's rows in one go, so what a kill leaves behind is whole batches and, at most, a torn line
-    or codes without rows: both are dropped. One process at a time makes what is missing.
+    or codes without rows: both are dropped. One process at a time makes what is missing. A study
+    that is gone on with may ask for more control seeds, and is then one of as many.
 
     Raises:
         InputError: the folder holds something else, or a study of another configuration.
@@ -38,7 +41,7 @@ class Ledger:
         """By stage, with the length of the file that they were read from."""
         file = self.folder / CONFIGURATION
         if file.is_file():
-            _check_same(file, json.loads(file.read_text()), self._configuration)
+            _check_goes_on(file, json.loads(file.read_text()), self._configuration)
         elif self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file: give a folder.")
         elif any(path != partial_of(file) for path in self.folder.glob("*")):
@@ -46,10 +49,9 @@ class Ledger:
 
     def file(self, name: str) -> Path:
         """Where something of the study is kept; the folder is made when it is first asked for."""
-        configuration = self.folder / CONFIGURATION
-        if not configuration.is_file():
+        if not (self.folder / CONFIGURATION).is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(configuration, json.dumps(self._configuration, indent=1) + "\n")
+            self._configure()
         for part in ("rows", "codes"):
             (self.folder / part).mkdir(exist_ok=True)
         return self.folder / name
@@ -114,6 +116,11 @@ class Ledger:
                 f"or give another folder."
             ) from error
         self._held = lock
+        self._configure()  # what was asked for may have grown
+
+    def _configure(self) -> None:
+        configuration = json.dumps(self._configuration, indent=1) + "\n"
+        write_whole(self.folder / CONFIGURATION, configuration)
 
     def codes(self, rows: Iterable[Mapping[str, Any]]) -> Int[Tensor, "row book frame"]:
         """The codes of rows' clips."""
@@ -140,15 +147,25 @@ def kept_settings(folder: str | Path) -> dict[str, Any] | None:
     return json.loads(file.read_text()).get("settings") if file.is_file() else None
 
 
-def _check_same(file: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _check_goes_on(file: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     if known.get("format") != FORMAT:
         raise InputError(f"{file} is of no study of this version ({FORMAT}): give a new folder.")
+    known, wanted = (_flat(each) for each in (known, wanted))
     for name in sorted({*known, *wanted}):
-        if known.get(name) != wanted.get(name):
-            raise InputError(
-                f"{file.parent} holds another study: its {name} is {known.get(name)!r}, asked for "
-                f"is {wanted.get(name)!r}. Give another folder, or the same settings to go on."
-            )
+        old: Any = known.get(name)
+        new: Any = wanted.get(name)
+        if old == new or (name == GROWS and new > old):
+            continue
+        raise InputError(
+            f"{file.parent} holds another study: its {name} is {old!r}, asked for is {new!r}. Give "
+            f"another folder, or the same settings to go on; {GROWS} alone may grow."
+        )
+
+
+def _flat(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """With its settings beside the rest, but for what a budget left out: those are words."""
+    settings = {n: v for n, v in configuration.get("settings", {}).items() if n != "dropped"}
+    return {n: v for n, v in configuration.items() if n != "settings"} | settings
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -25,12 +25,12 @@ _CUTS: Sequence[tuple[str, dict[str, Any]]] = (
     ("6 layers in the scan", {"scan_layers": 6}),
     ("one finalist", {"finalists": 1}),
     ("50 pairs of prompts", {"pairs": 50}),
-    ("2 seeds of each test prompt", {"test_seeds": 2}),
+    ("2 seeds of each test prompt", {"test_seeds": 2, "control_seeds": 2}),
     ("4 dev prompts in the scan", {"scan_prompts": 4}),
     ("4 draws of each control: no more than a look", {"random_draws": 4}),
     ("50 clips in each of the guard's pools", {"normal_clips": 50}),
     ("one seed of each dev prompt", {"dev_seeds": 1, "compare_seeds": 1}),
-    ("1 seed of each test prompt", {"test_seeds": 1}),
+    ("1 seed of each test prompt", {"test_seeds": 1, "control_seeds": 1}),
 )
 """What is given up first stands first."""
 
@@ -107,8 +107,12 @@ def plan_for(
     *,
     budget: float | None = None,
     quick: bool = False,
+    control_seeds: int | None = None,
 ) -> Plan:
-    """The plan of a new study, within a budget; of the one in `out`, if that was begun already."""
+    """The plan of a new study, within a budget; of the one in `out`, if that was begun already.
+
+    control_seeds: of each test prompt under controls; a begun study may be given more.
+    """
     kept = kept_settings(out)
     settings = StudySettings.quick() if quick else StudySettings()
     if kept is not None:
@@ -118,6 +122,8 @@ def plan_for(
                 f"{out} holds {'a rehearsal' if settings.rehearsal else 'a study'}: give another "
                 f"folder{', or --quick to go on with it' if settings.rehearsal else ''}."
             )
+    if control_seeds is not None:
+        settings = replace(settings, control_seeds=control_seeds)
     study = concept.study(lens, out, settings=settings)
     return study.plan(None if kept is not None else budget)
 

@@ -64,6 +64,7 @@ class StudySettings:
     random_draws: int = 20
     """Of each kind of control."""
     control_seeds: int = 1
+    """The first so many of the test seeds; a study that was begun may be given more."""
     compare_nats: tuple[float, ...] = (0.02, 0.1, 0.4)
     compare_seeds: int = 2
     """Of the strategies compared at equal distortion, on dev prompts."""
@@ -125,6 +126,11 @@ class StudySettings:
             numbers = getattr(self, name)
             if not numbers or not all(isfinite(each) and each > 0 for each in numbers):
                 raise InputError(f"{name}={numbers}: give numbers above 0; each has both signs.")
+        if self.control_seeds > self.test_seeds:
+            raise InputError(
+                f"control_seeds={self.control_seeds}: controls stand beside test clips of the same "
+                f"seeds, of which there are test_seeds={self.test_seeds}."
+            )
         if 1.0 not in self.doses:
             raise InputError(f"doses={self.doses}: 1 must be among them, the chosen coefficient.")
         if self.seconds < SHORTEST_SECONDS:

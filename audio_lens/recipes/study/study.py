@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from audio_lens.analysis.collect import Gathering
-from audio_lens.analysis.controls import KINDS, Kind, controls
+from audio_lens.analysis.controls import Kind, controls
 from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.poles import Poles, gather_poles
 from audio_lens.analysis.stability import Stability, stability
@@ -18,13 +17,9 @@ from audio_lens.audio.clip import Clip
 from audio_lens.errors import InputError
 from audio_lens.files import whole
 from audio_lens.lens.generation import decode_codes
-from audio_lens.provenance import (
-    function_sha256,
-    prompts_sha256,
-    versions,
-    weights_sha256,
-)
+from audio_lens.provenance import prompts_sha256
 from audio_lens.recipes.concept import Concept, shipped_beside
+from audio_lens.recipes.study.asked import check, configuration
 from audio_lens.recipes.study.baselines import baselines, text_between_poles
 from audio_lens.recipes.study.beside import Beside, control_rows, side_effects, stand_beside
 from audio_lens.recipes.study.choosing import Choice, choose, single_layers, ways
@@ -47,9 +42,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from audio_lens.lens.lens import AudioLens
-
-
-_LEAST_FOR_TEMPO = 6.0
 
 
 @dataclass(eq=False)
@@ -85,8 +77,8 @@ class Study:
         self.other_concepts: Mapping[str, Concept] = {each.name: each for each in others}
         if len(self.other_concepts) < len(others):
             raise InputError("others: two concepts of one name; give each a name of its own.")
-        self._check()
-        self.ledger = Ledger(self.out, self._configuration())
+        check(self)
+        self.ledger = Ledger(self.out, configuration(self))
         self.hearing = Hearing(
             self.lens,
             self.concept,
@@ -96,50 +88,6 @@ class Study:
             rows_at_once=self.settings.rows_at_once,
             progress=self.progress,
         )
-
-    def _check(self) -> None:
-        """Refuse what a later stage could not use, while nothing is lost."""
-        concept, settings = self.concept, self.settings
-        for what, prompts, least in (
-            ("dev", concept.dev, 2), ("test", concept.test, 3), ("positive", concept.positive, 6),
-        ):  # fmt: skip
-            if len(set(prompts)) < len(prompts) or len(prompts) < least:
-                raise InputError(
-                    f"{concept.name}: {len(set(prompts))} different {what} prompts of "
-                    f"{len(prompts)}: a study needs {least} at least, each once. Choices are made "
-                    f"on neutral= prompts named in dev=, and reported on the others."
-                )
-        if concept.needs_pulse and settings.seconds < _LEAST_FOR_TEMPO:
-            raise InputError(
-                f"seconds={settings.seconds:g}: a tempo is not heard in less than "
-                f"{_LEAST_FOR_TEMPO:g} s."
-            )
-        Gathering(  # checks sites and pool
-            self.lens, list(concept.positive[:1]), site=settings.sites_of(self.lens),
-            pool=settings.pool, seconds=settings.direction_seconds,
-        )  # fmt: skip
-        for name in self.other_concepts:
-            if name in (*KINDS, concept.name):
-                taken = "a kind of controls" if name in KINDS else "the name of the concept itself"
-                raise InputError(f"others: {name!r} is {taken}; give another name.")
-
-    def _configuration(self) -> dict[str, Any]:
-        concept, revision = self.concept, self.lens.revision
-        return {
-            "model": self.lens.cfg.model_name,
-            **({} if revision is None else {"revision": revision}),
-            "weights": weights_sha256(self.lens.hf_model),
-            "concept": concept.name,
-            "heard": concept.heard,
-            "own_measure": concept.own_measure and function_sha256(concept.own_measure),
-            "prompts_sha256": self.prompts_sha256,
-            "others": {
-                name: prompts_sha256([each.positive, each.negative])
-                for name, each in self.other_concepts.items()
-            },
-            "settings": asdict(self.settings),
-            "versions": versions(),
-        }
 
     @property
     def prompts_sha256(self) -> str:
