@@ -69,6 +69,8 @@ def page(study: Study, name: str) -> Iterator[str]:
     yield table(study.robustness.round(2))
     yield "\n## Side effects\n"
     yield table(study.side_effects.round(2))
+    yield "\n## Closeness to the unsteered clip\n"
+    yield table(study.closeness.round(2))
 
 
 def write(study: Study) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas
@@ -9,9 +10,11 @@ import pytest
 import torch
 from few import FEW, SETTINGS
 
-from audio_lens import AudioLens, InputError
+from audio_lens import AudioLens, Clip, InputError
 from audio_lens.analysis.poles import difference_in_means
+from audio_lens.audio.closeness import log_mel_distance
 from audio_lens.recipes import tempo, timbre
+from audio_lens.recipes.study.closeness import closeness
 from audio_lens.recipes.study.findings import primary_tests
 from audio_lens.recipes.study.listening import kept_listening_test
 from audio_lens.steering.distortion import distortion
@@ -133,6 +136,26 @@ def test_side_effects_begin_with_what_was_wanted(study) -> None:
     assert len(study.side_effects) == 18
 
 
+def test_closeness_is_told_beside_that_of_another_seed(study) -> None:
+    found = study.closeness.set_index(["beside the twin", "sign"])
+    assert list(found.index) == [("steered", "+"), ("steered", "-"), ("another seed", "")]
+    assert (found["clips"] == len(FEW.test)).all()
+    first = SETTINGS.test_first_seed
+    by_hand = [
+        log_mel_distance(*(study.clip(r).samples for r in pair), 16000, aligned=True)
+        for pair in (
+            [r for r in study.rows if r["prompt"] == prompt and r["seed"] == first
+             and r["coefficient"] in (0, study.choice.coefficients["-"])]
+            for prompt in FEW.test
+        )
+    ]  # fmt: skip
+    assert found.loc[("steered", "-"), "log-mel, dB"] == pytest.approx(np.median(by_hand), rel=1e-3)
+    unmoved = replace(study.choice, coefficients={"+": 0.0, "-": 0.0})
+    same = closeness(study.rows, unmoved, study.clip).iloc[0]
+    assert same["chroma"] == pytest.approx(1)
+    assert same["log-mel, dB"] == 0
+
+
 def test_primary_tests_are_corrected_over_all_that_were_made(study) -> None:
     alone, twice = primary_tests(study), primary_tests(study, study)
     assert list(alone["sign"]) == ["+", "-"]
@@ -186,6 +209,15 @@ def test_the_report_stands_alone(study) -> None:
     assert len(rows) == len(study.rows) == len(pandas.read_parquet(folder / "rows.parquet"))
     assert {"prompt", "seed", "coefficient", "change", "failed", "pulse_bpm"} <= set(rows)
     assert (rows.loc[rows["coefficient"] == 0, "change"] == 0).all()
+    listed = pandas.read_csv(folder / "clips" / "clips.csv")
+    assert len(listed) == 3 * len(FEW.test) == len({*listed["file"]})
+    for file, prompt, seed, dose in listed[["file", "prompt", "seed", "coefficient"]].values:
+        (row,) = (
+            r for r in study.rows
+            if (r["prompt"], r["seed"], r["coefficient"]) == (prompt, seed, dose)
+        )  # fmt: skip
+        written = Clip.load(folder / "clips" / file).samples
+        np.testing.assert_allclose(written, study.clip(row).samples.clip(-1, 1), atol=1e-4)
     first = page
     assert study.report().read_text() == first
     assert json.loads((folder / "choice.json").read_text())["strategy"] == study.choice.way.strategy

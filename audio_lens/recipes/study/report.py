@@ -3,6 +3,7 @@
 import html
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,9 +18,11 @@ from audio_lens.recipes.study.strengths import SIGNS
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from audio_lens.recipes.study.ledger import Row
     from audio_lens.recipes.study.study import Study
 
 _PLAYED_PROMPTS = 6
+_LISTED = ("prompt", "seed", "coefficient", "value", "change", "failed")
 _METADATA = ("Creator", "Date", "Format", "Type")
 """Left out of pictures: the date would make every report another."""
 _STYLE = """
@@ -40,6 +43,7 @@ def write_report(study: "Study") -> Path:
     rows.to_parquet(study.ledger.file("rows.parquet"))
     study.ledger.file("methods.txt").write_text(methods(study) + "\n")
     study.ledger.file("table.tex").write_text(_latex(study))
+    _write_clips(study)
     file = study.ledger.file("report.html")
     file.write_text(page, encoding="utf-8")
     return file
@@ -76,6 +80,7 @@ def _parts(study: "Study") -> Iterator[tuple[str, str]]:
     )
     yield "Baselines", _table(study.baselines) + _text(study)
     yield "Side effects", _table(study.side_effects)
+    yield "Closeness to the unsteered clip", _table(study.closeness)
     yield "Taken in other ways, on dev prompts", _table(study.taken)
     yield "How many prompts, and which words", _svg(study.stability.plot()) + _words(study)
 
@@ -93,23 +98,41 @@ def _text(study: "Study") -> str:
     return _table(middles)
 
 
-def _players(study: "Study") -> str:
-    """Unsteered and steered clips side by side, at the loudness that they have."""
+def _played(study: "Study") -> dict[str, list["Row"]]:
+    """The rows that are played: of the first test prompts, unsteered and at each pole."""
     doses = {"unsteered": 0.0} | {
         study.concept.poles[sign == "+"]: study.choice.coefficients[sign] for sign in SIGNS
     }
     seed = study.settings.test_first_seed
-    prompts = study.concept.test[:_PLAYED_PROMPTS]
     known = {(r["prompt"], r["seed"], r["coefficient"]): r for r in study.rows}
-    wanted = [known[prompt, seed, dose] for prompt in prompts for dose in doses.values()]
-    sounds = iter(as_addresses(study, wanted))
-    lines = ["<table><tr><th>prompt</th>", *(f"<th>{html.escape(n)}</th>" for n in doses), "</tr>"]
-    for prompt in prompts:
+    prompts = study.concept.test[:_PLAYED_PROMPTS]
+    return {name: [known[prompt, seed, dose] for prompt in prompts] for name, dose in doses.items()}
+
+
+def _players(study: "Study") -> str:
+    """Unsteered and steered clips side by side, at the loudness that they have."""
+    played = _played(study)
+    lines = ["<table><tr><th>prompt</th>", *(f"<th>{html.escape(n)}</th>" for n in played), "</tr>"]
+    for beside in zip(*played.values(), strict=True):
         cells = "".join(
-            f"<td><audio controls preload='none' src='{next(sounds)}'></audio></td>" for _ in doses
+            f"<td><audio controls preload='none' src='{sound}'></audio></td>"
+            for sound in as_addresses(study, beside)
         )
-        lines.append(f"<tr><td>{html.escape(prompt)}</td>{cells}</tr>")
+        lines.append(f"<tr><td>{html.escape(beside[0]['prompt'])}</td>{cells}</tr>")
     return "".join([*lines, "</table>"])
+
+
+def _write_clips(study: "Study") -> None:
+    """The clips that the page plays, as files, with a list of what they are."""
+    import pandas
+
+    listed = []
+    for name, rows in _played(study).items():
+        for n, row in enumerate(rows, 1):
+            file = f"{n:02d}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}.flac"
+            study.clip(row).save(study.ledger.file("clips") / file)
+            listed.append({"file": file, **{what: row[what] for what in _LISTED}})
+    pandas.DataFrame(listed).to_csv(study.ledger.file("clips") / "clips.csv", index=False)
 
 
 def _svg(figure: Any) -> str:

@@ -23,6 +23,7 @@ from audio_lens.recipes.study.asked import check, configuration
 from audio_lens.recipes.study.baselines import baselines, text_between_poles
 from audio_lens.recipes.study.beside import Beside, control_rows, side_effects, stand_beside
 from audio_lens.recipes.study.choosing import Choice, choose, single_layers, ways
+from audio_lens.recipes.study.closeness import closeness
 from audio_lens.recipes.study.comparing import Comparison, compare
 from audio_lens.recipes.study.doses import DoseResponse, by_group, dose_response
 from audio_lens.recipes.study.findings import findings
@@ -273,6 +274,11 @@ class Study:
     def side_effects(self) -> "DataFrame":
         """Stage 6: what else was moved."""
         return side_effects(self.rows, self.choice, self.concept)
+
+    @cached_property
+    def closeness(self) -> "DataFrame":
+        """Stage 6: how much of the unsteered clip is left."""
+        return closeness(self.rows, self.choice, self.clip)
 
     @cached_property
     def baselines(self) -> "DataFrame":
