@@ -14,6 +14,7 @@ from torch import Tensor
 from audio_lens.analysis.collect import Key
 from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.poles import Poles
+from audio_lens.analysis.yardsticks import measured
 from audio_lens.errors import InputError
 
 Kind = Literal["isotropic", "matched", "flipped"]
@@ -69,6 +70,8 @@ def controls(
     for kind in kinds:
         vectors = _DRAWN[kind](direction, poles, n, generator)
         made[kind] = [_as_long(direction, drawn, kind) for drawn in vectors]
+        if poles is not None:
+            made[kind] = [measured(drawn, poles.positive, poles.negative) for drawn in made[kind]]
     for name, other in (others or {}).items():
         if missing := set(direction) - set(other):
             raise InputError(

@@ -14,6 +14,7 @@ from torch import Tensor
 from audio_lens.analysis._keys import key_of, name_of, numbers_as_json, numbers_of
 from audio_lens.analysis.collect import Activations, Key, collect
 from audio_lens.analysis.directions import Direction
+from audio_lens.analysis.yardsticks import measured
 from audio_lens.errors import InputError
 from audio_lens.provenance import prompts_sha256, versions
 
@@ -143,38 +144,14 @@ class Poles:
 
     def _direction(self, vectors: Mapping[Key, Tensor], method: str) -> Direction:
         """A direction that knows where it came from, and what lengths mean there."""
-        poles = self.positive, self.negative
         made = dict(self.positive.made)
         rows = made.pop("rows", None)
         if rows is not None:
             made |= {"n_positive": rows, "n_negative": self.negative.made.get("rows")}
         if any(self.texts):
             made["prompts_sha256"] = prompts_sha256(self.texts)
-        return Direction(
-            vectors,
-            typical_norms={
-                key: sum(pole.typical_norms[key] for pole in poles) / 2
-                for key in self.positive.typical_norms
-            },
-            spreads={
-                key: spread
-                for key, vector in vectors.items()
-                if (spread := self._spread(key, vector)) is not None
-            },
-            provenance={"method": method, **made, **versions()},
-        )
-
-    def _spread(self, key: Key, vector: Tensor) -> float | None:
-        """Standard deviation along a vector, each pole about its own mean; None where none is."""
-        if not vector.any():
-            return None
-        unit = (vector / vector.norm()).flatten()
-        along = [
-            pole.values[key].flatten(-vector.ndim) @ unit for pole in (self.positive, self.negative)
-        ]
-        away = torch.cat([(side - side.mean()).flatten() for side in along])
-        spread = (away.square().sum() / max(len(away) - 2, 1)).sqrt()
-        return float(spread) if spread > 0 else None
+        made |= {"method": method, **versions()}
+        return measured(Direction(vectors, provenance=made), self.positive, self.negative)
 
 
 def gather_poles(

@@ -200,7 +200,8 @@ def _scaled(direction: Direction, scale: str) -> Direction:
         what = "typical norm" if scale == "resid_norm" else "spread of projections"
         raise InputError(
             f"scale={scale!r} needs the {what} at {missing[0][0]}, layer {missing[0][1]}, "
-            f"which this direction does not carry: use another scale."
+            f"which this direction does not carry: use another scale, or find it by "
+            f"audio_lens.analysis.yardsticks.measured(direction, activations)."
         )
     vectors: dict[tuple[str, int], Float[Tensor, "*site"]] = {
         key: v * lengths[key] for key, v in unit.vectors.items()
