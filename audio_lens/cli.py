@@ -9,6 +9,7 @@ from typing import Any
 from audio_lens import __version__
 from audio_lens.errors import AudioLensError
 
+_CONTROL_KINDS_HELP = "isotropic, matched, flipped (all); a study that was begun may be given more"
 _CONTROL_SEEDS_HELP = "of each test prompt (1); a study that was begun may be given more"
 _MODEL_HELP = "hub name, folder, toy or toy-melody (default: %(default)s)"
 
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--out", type=Path, help="folder (runs/CONCEPT); go on with what it holds")
     study.add_argument("--plan", action="store_true", help="print clips, minutes and disk; no more")
     study.add_argument("--budget", type=float, help="hours; what does not fit is left out and said")
+    study.add_argument("--control-kinds", nargs="+", metavar="KIND", help=_CONTROL_KINDS_HELP)
     study.add_argument("--control-seeds", type=int, help=_CONTROL_SEEDS_HELP)
     study.add_argument("--quick", action="store_true", help="a rehearsal: its numbers mean nothing")
     study.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -146,7 +148,8 @@ def _study(options: argparse.Namespace) -> int:
     lens = AudioLens.from_pretrained(options.model)
     planned = plan_for(
         wanted, lens, out,
-        budget=options.budget, quick=options.quick, control_seeds=options.control_seeds,
+        budget=options.budget, quick=options.quick,
+        control_kinds=options.control_kinds, control_seeds=options.control_seeds,
     )  # fmt: skip
     print(planned)
     if options.plan:

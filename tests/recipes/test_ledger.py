@@ -67,20 +67,26 @@ def test_another_study_is_refused(tmp_path) -> None:
         Ledger(tmp_path / "study", SETTINGS)
 
 
-def test_a_study_may_hear_its_controls_with_more_seeds_later(tmp_path) -> None:
-    def asked(seeds, dropped=(), **other):
-        return {"model": "toy", "settings": {"control_seeds": seeds, "dropped": dropped, **other}}
+def test_a_study_may_hear_more_controls_later(tmp_path) -> None:
+    def asked(seeds, dropped=(), kinds=("isotropic",), **other):
+        controls = {"control_seeds": seeds, "control_kinds": kinds}
+        return {"model": "toy", "settings": {**controls, "dropped": dropped, **other}}
 
     Ledger(tmp_path, asked(1, ["one seed under controls"])).append("dose", [{"n": 1}], codes(1))
     grown = Ledger(tmp_path, asked(4))
     assert kept_settings(tmp_path)["control_seeds"] == 1  # until something is heard
     grown.append("controls", [{"n": 2}], codes(1))
-    assert kept_settings(tmp_path) == {"control_seeds": 4, "dropped": []}
+    kept = {"control_seeds": 4, "control_kinds": ["isotropic"], "dropped": []}
+    assert kept_settings(tmp_path) == kept
     assert Ledger(tmp_path, asked(4)).rows("dose") == grown.rows("dose")
     with pytest.raises(InputError, match="its control_seeds is 4, asked for is 1"):
         Ledger(tmp_path, asked(1))
     with pytest.raises(InputError, match="its doses is None"):
         Ledger(tmp_path, asked(4, doses=[1.0]))
+    Ledger(tmp_path, asked(4, kinds=("isotropic", "matched"))).hold()
+    assert kept_settings(tmp_path)["control_kinds"] == ["isotropic", "matched"]
+    with pytest.raises(InputError, match="its control_kinds is"):
+        Ledger(tmp_path, asked(4, kinds=("isotropic", "flipped")))
 
 
 def test_a_folder_belongs_to_one_process_at_a_time(tmp_path) -> None:

@@ -16,8 +16,8 @@ from audio_lens.files import partial_of, whole
 
 FORMAT = "audio_lens.study.2"
 CONFIGURATION = "configuration.json"
-GROWS = "control_seeds"
-"""The setting of which a study may hear more later on: nothing that is frozen hangs on it."""
+GROW = ("control_kinds", "control_seeds")
+"""Settings of which a study may hear more later on: nothing that is frozen hangs on them."""
 Row = dict[str, Any]
 
 
@@ -27,7 +27,7 @@ class Ledger:
     Rows are appended in batches, each with its clips' codes. The codes are written first and a
     batch's rows in one go, so what a kill leaves behind is whole batches and, at most, a torn line
     or codes without rows: both are dropped. One process at a time makes what is missing. A study
-    that is gone on with may ask for more control seeds, and is then one of as many.
+    that is gone on with may ask for more controls, and is then one of as many.
 
     Raises:
         InputError: the folder holds something else, or a study of another configuration.
@@ -154,12 +154,16 @@ def _check_goes_on(file: Path, known: Mapping[str, Any], wanted: Mapping[str, An
     for name in sorted({*known, *wanted}):
         old: Any = known.get(name)
         new: Any = wanted.get(name)
-        if old == new or (name == GROWS and new > old):
+        if old == new or (name in GROW and _grows(old, new)):
             continue
         raise InputError(
             f"{file.parent} holds another study: its {name} is {old!r}, asked for is {new!r}. Give "
-            f"another folder, or the same settings to go on; {GROWS} alone may grow."
+            f"another folder, or the same settings to go on; {' and '.join(GROW)} alone may grow."
         )
+
+
+def _grows(old: Any, new: Any) -> bool:
+    return set(old) < set(new) if isinstance(new, list) else new > old
 
 
 def _flat(configuration: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from audio_lens.analysis.controls import Kind
 from audio_lens.errors import InputError
 from audio_lens.recipes.study.ledger import kept_settings
 from audio_lens.recipes.study.settings import Cost, StudySettings
@@ -107,11 +108,13 @@ def plan_for(
     *,
     budget: float | None = None,
     quick: bool = False,
+    control_kinds: Sequence[Kind] | None = None,
     control_seeds: int | None = None,
 ) -> Plan:
     """The plan of a new study, within a budget; of the one in `out`, if that was begun already.
 
-    control_seeds: of each test prompt under controls; a begun study may be given more.
+    control_kinds, control_seeds: kinds of controls, and seeds of each test prompt under them; a
+    begun study may be given more.
     """
     kept = kept_settings(out)
     settings = StudySettings.quick() if quick else StudySettings()
@@ -122,6 +125,8 @@ def plan_for(
                 f"{out} holds {'a rehearsal' if settings.rehearsal else 'a study'}: give another "
                 f"folder{', or --quick to go on with it' if settings.rehearsal else ''}."
             )
+    if control_kinds is not None:
+        settings = replace(settings, control_kinds=tuple(control_kinds))
     if control_seeds is not None:
         settings = replace(settings, control_seeds=control_seeds)
     study = concept.study(lens, out, settings=settings)

@@ -61,6 +61,7 @@ class StudySettings:
     test_seeds: int = 4
     test_first_seed: int = 1000
     control_kinds: tuple[Kind, ...] = KINDS
+    """A study that was begun may be given more of them."""
     random_draws: int = 20
     """Of each kind of control."""
     control_seeds: int = 1
