@@ -58,7 +58,7 @@ def place(
     _check_name("scale", scale, get_args(Scale))
     _check_options(strategy, source_layer=source_layer, layers=layers, weights=weights)
     if strategy == "weighted":
-        numbers = _numbers_by_layer(weights)
+        numbers = _numbers_by_layer("weights", weights)
         chosen = _existing(list(numbers), n_layers)
         return _weighted(_scaled(direction.only(chosen), scale), numbers)
     if strategy == "all_to_all" or (strategy == "block" and source_layer is None):
@@ -89,9 +89,7 @@ def soft_weights(scores: Weights, *, power: float = 3.0) -> dict[int, Tensor]:
         >>> soft_weights({0: 0.5, 1: 0.75, 2: 1.0})
         {0: tensor(0.), 1: tensor(0.1250), 2: tensor(1.)}
     """
-    if not isinstance(scores, Mapping):
-        raise InputError("scores must be given by layer: {0: 0.5, 1: [0.6, 0.7], ...}.")
-    values = {int(n): torch.as_tensor(s, dtype=torch.float32) for n, s in scores.items()}
+    values = _numbers_by_layer("scores", scores)
     every = torch.cat([v.flatten() for v in values.values()])
     low, high = every.min(), every.max()
     if not high > low:
@@ -132,17 +130,15 @@ def _existing(layers: Any, n_layers: int) -> list[int]:
     return sorted(set(listed))
 
 
-def _numbers_by_layer(weights: Any) -> dict[int, Tensor]:
-    if not isinstance(weights, Mapping):
-        raise InputError(f"weights are given by layer, {{3: 1.0, 4: 0.5}}; got {weights!r}.")
+def _numbers_by_layer(what: str, given: Any) -> dict[int, Tensor]:
     try:
         return {
-            index(layer): torch.as_tensor(weight, dtype=torch.float32)
-            for layer, weight in weights.items()
+            index(layer): torch.as_tensor(number, dtype=torch.float32)
+            for layer, number in given.items()
         }
-    except (TypeError, ValueError, RuntimeError):
+    except (AttributeError, TypeError, ValueError, RuntimeError):
         raise InputError(
-            f"weights are numbers by layer, {{3: 1.0, 4: 0.5}}; got {weights!r}."
+            f"{what} are numbers by layer, {{3: 1.0, 4: [0.5, 0.7]}}; got {given!r}."
         ) from None
 
 

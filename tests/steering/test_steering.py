@@ -92,6 +92,8 @@ def test_weights_of_heads_come_on_top_of_the_scale():
         soft_weights({0: 0.5, 1: 0.5})
     with pytest.raises(InputError, match="by layer"):
         soft_weights([0.5, 0.75])
+    with pytest.raises(InputError, match="scores are numbers by layer"):
+        soft_weights({0.5: 0.5, 1: 0.75})
 
 
 def test_a_standard_deviation_of_projections_is_that_within_the_poles(lens):
