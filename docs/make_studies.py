@@ -16,11 +16,11 @@ from audio_lens.plots.study import scan_figure
 from audio_lens.recipes.concept import concept
 from audio_lens.recipes.study.beside import beside_table
 from audio_lens.recipes.study.findings import primary_tests
+from audio_lens.recipes.study.report import NOT_TOLD, as_read
 from audio_lens.recipes.study.settings import StudySettings
 from audio_lens.recipes.study.study import Study
 
 OUT = Path(__file__).parent / "studies"
-FIGURES = ("dose", "scan", "layers", "strategies")
 
 
 def opened(folder: Path) -> Study:
@@ -37,7 +37,11 @@ def opened(folder: Path) -> Study:
 def table(frame: DataFrame) -> str:
     """A table in Markdown."""
     rows = [[str(name) for name in frame.columns], ["---"] * len(frame.columns)]
-    rows += [["" if value != value else str(value) for value in row] for row in frame.values]
+    rows += [
+        ["" if value != value else as_read(value) if isinstance(value, float) else str(value)
+         for value in row]
+        for row in frame.values
+    ]  # fmt: skip
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -51,37 +55,39 @@ def page(study: Study, name: str) -> Iterator[str]:
     )
     yield from (f"- {sentence}" for sentence in study.findings())
     yield f"\n![Change from the twin over the coefficient]({name}-dose.png)\n"
-    yield table(study.dose_response.table.round(2))
+    yield table(study.dose_response.table)
     yield f"\n## The choice, on dev prompts\n\nChosen: {study.choice.way}.\n"
     yield f"![Share of the prompted shift by strategy and layer]({name}-scan.png)\n"
     yield "\n## Controls of the same length\n"
-    yield table(beside_table(study.beside).round(3))
+    yield table(beside_table(study.beside))
     yield "\n## Prompts that name drums, and others\n"
-    yield table(study.groups.round(2))
+    yield table(study.groups)
     yield f"\n## Which layer\n\n![Three answers over layers]({name}-layers.png)\n"
-    yield f"\n## Strategies at equal distortion\n\n![Effect over nats]({name}-strategies.png)\n"
-    yield table(study.comparison.to_dataframe().round(3))
+    told = f"![Effect over nats]({name}-strategies.png)" if study.comparison.tells else NOT_TOLD
+    yield f"\n## Strategies at equal distortion\n\n{told}\n"
+    yield table(study.comparison.to_dataframe())
     yield f"\n## Baselines\n\nChanges in {unit}.\n"
-    yield table(study.baselines.round(2))
+    yield table(study.baselines)
     yield "\n## Taken in other ways\n"
-    yield table(study.taken.round(3))
+    yield table(study.taken)
     yield "\n## Which words\n\nCosines with the whole direction.\n"
-    yield table(study.robustness.round(2))
+    yield table(study.robustness)
     yield "\n## Side effects\n"
-    yield table(study.side_effects.round(2))
+    yield table(study.side_effects)
     yield "\n## Closeness to the unsteered clip\n"
-    yield table(study.closeness.round(2))
+    yield table(study.closeness)
 
 
 def write(study: Study) -> None:
     """Write a study's page and pictures."""
     name = f"{study.lens.cfg.model_name}-{study.concept.name}"
     OUT.mkdir(exist_ok=True)
-    unit = study.concept.change_unit
-    drawn = (
-        study.plot(), scan_figure(study.choice), study.layers.plot(), study.comparison.plot(unit)
-    )  # fmt: skip
-    for what, figure in zip(FIGURES, drawn, strict=True):
+    drawn = {
+        "dose": study.plot(), "scan": scan_figure(study.choice), "layers": study.layers.plot(),
+    }  # fmt: skip
+    if study.comparison.tells:
+        drawn["strategies"] = study.comparison.plot(study.concept.change_unit)
+    for what, figure in drawn.items():
         figure.savefig(OUT / f"{name}-{what}.png", dpi=80)
     (OUT / f"{name}.md").write_text("\n".join(page(study, name)) + "\n")
 
@@ -98,7 +104,7 @@ def main(folders: list[str]) -> None:
             f"# Primary tests in `{model}`\n",
             "Fixed in advance: each concept and sign at the coefficient that was chosen on dev",
             "prompts, on test prompts; signs flipped prompt by prompt, Holm over all of them.\n",
-            table(primary_tests(*studies).round(4)),
+            table(primary_tests(*studies)),
         ]
         (OUT / f"{model}.md").write_text("\n".join(lines) + "\n")
 

@@ -64,9 +64,12 @@ class UsableRange:
     last_pass: float
     """The outermost coefficient, reached from 0 without a failure."""
     first_fail: float | None
-    """The next one; None if none was tried, so that the range is not bracketed."""
+    """The next one; None if none was tried, so that the range is not bracketed. 0 where the
+    unsteered clips fail already."""
 
     def __str__(self) -> str:
+        if self.first_fail == 0:
+            return "nowhere (too few of the unsteered clips pass)"
         end = "not bracketed" if self.first_fail is None else f"fails at {self.first_fail:+g}"
         return f"to {self.last_pass:+g} ({end})"
 

@@ -7,13 +7,15 @@ matter; where this one cannot tell, it says so.
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
+from tqdm import tqdm
 
 from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.poles import difference_in_means
@@ -27,7 +29,7 @@ from audio_lens.recipes.concept import CONCEPTS, Concept, concept
 from audio_lens.recipes.study.choosing import Choice
 from audio_lens.recipes.study.hearing import Way
 from audio_lens.recipes.study.strengths import SIGNS
-from audio_lens.steering.sweep import sweep
+from audio_lens.steering.steer import interventions
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -62,6 +64,7 @@ class DemoSettings:
     direction_seconds: float = 6.0
     direction_seed: int = 2000
     guidance_scale: float = 3.0
+    rows_at_once: int = 80
 
 
 @dataclass(frozen=True)
@@ -173,14 +176,11 @@ def _run_concept(
         guidance_scale=settings.guidance_scale,
         progress=progress,
     )
-    doses = strengths(choice)
-    runs = [("real", direction, doses)]
-    for index in range(settings.n_random):
-        outer = (doses[0], doses[-1])
-        runs.append((f"random {index + 1}", direction.random_like(seed=index), outer))
-    heard = [
-        row for run in runs for row in _measured(lens, concept, choice, settings, run, progress)
-    ]
+    outer = strengths(choice)[:: len(strengths(choice)) - 1]
+    runs = {"real": (direction, strengths(choice))} | {
+        f"random {n + 1}": (direction.random_like(seed=n), outer) for n in range(settings.n_random)
+    }
+    heard = list(_measured(lens, concept, choice, settings, runs, progress))
     return Outcome(concept, direction, tuple(_beside_twins(concept, heard)), choice)
 
 
@@ -189,40 +189,49 @@ def _measured(
     concept: Concept,
     choice: Choice,
     settings: DemoSettings,
-    run: tuple[str, Direction, tuple[float, ...]],
+    runs: Mapping[str, tuple[Direction, tuple[float, ...]]],
     progress: bool,
 ) -> Iterator[tuple[Row, Vitals]]:
-    name, direction, coefficients = run
-    swept = sweep(
-        lens,
-        _prompts(settings.n_prompts),
-        direction=direction,
-        coefficients=coefficients,
-        seeds=settings.seeds,
-        seconds=settings.seconds,
-        guidance_scale=settings.guidance_scale,
-        progress=progress,
-        **choice.way.options(),
-    )
-    for made in swept:
-        samples, rate = made.clip.samples, made.clip.sample_rate
-        life = vitals(samples, rate)
-        yield (
-            Row(
+    """Clips under every direction at its coefficients, in batches of mixed directions.
+
+    Prompt by prompt: rows of a melody model run together where their texts are as long.
+    """
+    steered = [(name, dose) for name, (_, doses) in runs.items() for dose in doses]
+    cells = list(product(_prompts(settings.n_prompts), settings.seeds, steered))
+    starts = range(0, len(cells), settings.rows_at_once)
+    for start in tqdm(starts, desc=concept.name, disable=not progress):
+        batch = cells[start : start + settings.rows_at_once]
+        coefficients = [dose for *_, (_, dose) in batch]
+        steering = []
+        for name, (direction, _) in runs.items():
+            if rows := [n for n, (*_, (whose, _)) in enumerate(batch) if whose == name]:
+                steering += interventions(
+                    lens, direction, coefficient=coefficients, rows=rows, **choice.way.options()
+                )
+        with lens.intervene(*steering):
+            clips = lens.generate(
+                [prompt for prompt, *_ in batch],
+                seed=[seed for _, seed, _ in batch],
+                seconds=settings.seconds,
+                guidance_scale=settings.guidance_scale,
+                progress=progress,
+            )
+        for (prompt, seed, (name, dose)), clip in zip(batch, clips, strict=True):
+            life = vitals(clip.samples, clip.sample_rate)
+            row = Row(
                 concept=concept.name,
                 direction=name,
-                coefficient=made.coefficient,
-                prompt=made.prompt or "",
-                seed=made.seed,
+                coefficient=dose,
+                prompt=prompt,
+                seed=seed,
                 bpm=life.pulse,
                 beat=life.beat,
-                centroid=spectral_centroid(samples, rate),
+                centroid=spectral_centroid(clip.samples, clip.sample_rate),
                 change=float("nan"),
                 failed="",
-                clip=made.clip,
-            ),
-            life,
-        )
+                clip=clip,
+            )
+            yield row, life
 
 
 def _prompts(n: int) -> tuple[str, ...]:
@@ -274,7 +283,7 @@ def _line(outcome: Outcome, coefficient: float) -> str:
     tempo = "beat" if outcome.concept.guard == "beat" else "bpm"
     missing = int(np.isnan(cells[tempo]).sum())
     return (
-        f"{coefficient:>+12.2f}  {found['bpm']:.0f}".ljust(36)
+        f"{coefficient:>+12.3g}  {found['bpm']:.0f}".ljust(36)
         + f"{found['beat'].value:.0f}".ljust(9)
         + f"{found['centroid']:.0f}".ljust(26)
         + f"{found['change']:+.2f}".ljust(32)
@@ -288,7 +297,7 @@ def _random_line(outcome: Outcome) -> str:
     shown = ", ".join(f"{change:.2f}" for change in changes)
     low, high = outcome.coefficients[0], outcome.coefficients[-1]
     return (
-        f"  at {low:+.2f} and {high:+.2f} it changes by up to "
+        f"  at {low:+.3g} and {high:+.3g} it changes by up to "
         f"{outcome.largest_change('real'):.2f} {outcome.concept.change_unit}; under "
         f"{len(changes)} random directions of the same length by up to {shown}"
     )
@@ -337,10 +346,10 @@ def write(
 
 
 def _save_clip(row: Row, out: Path) -> Path:
-    """One folder per concept, prompt and seed: `+0.00.flac` is the twin of the others in it."""
+    """One folder per concept, prompt and seed: `+0.flac` is the twin of the others in it."""
     words = "-".join(row.prompt.lower().replace(",", "").split())
     return row.clip.save(
-        out / "clips" / row.concept / f"{words}-seed{row.seed}" / f"{row.coefficient:+.2f}.flac"
+        out / "clips" / row.concept / f"{words}-seed{row.seed}" / f"{row.coefficient:+g}.flac"
     )
 
 

@@ -138,18 +138,11 @@ def _melody(found: dict | None) -> list[str]:
     ]
 
 
-_TRIED_AT_COEFFICIENTS = (
-    "Every way was tried at the same coefficients, which break the model where each layer gets a",
-    "vector, and not yet at the same distortion, as studies do now; the prompted shift is taken to",
-    "be known exactly. It is to be measured anew.",
-)
-"""Of evaluations made before studies tried ways at equal distortion."""
-
-
 def _steering(found: dict | None) -> list[str]:
     if found is None:
         return ["", "How far steering moves it has not been measured yet."]
-    settings, *others = (report["settings"] for report in found.values())
+    settings, *others = (dict(report["settings"]) for report in found.values())
+    control_seeds = [each.pop("control_seeds") for each in (settings, *others)]
     if any(other != settings for other in others):
         raise ValueError("the studies of a card must have heard as much: run them alike.")
     lines = [
@@ -159,13 +152,12 @@ def _steering(found: dict | None) -> list[str]:
         f"{settings['test_prompts']} test prompts with {settings['test_seeds']} seeds each, "
         f"{settings['seconds']:.0f} s a clip.",
         *(f"To keep to a budget: {cut}." for cut in settings["dropped"]),
-        *(_TRIED_AT_COEFFICIENTS if "scan_nats" not in settings else ()),
         "",
         "| steered | way | coefficient | change | prompted | share reached [95 %] | guard passed "
-        "| no value | random, 95th percentile | bars |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| no value | at the edge | random, 95th percentile | other seeds alone | bars |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for concept, report in found.items():
+    for (concept, report), n_seeds in zip(found.items(), control_seeds, strict=True):
         way = Choice.of_json(report["choice"]).way
         for sign in SIGNS:
             row = report[sign]
@@ -176,10 +168,12 @@ def _steering(found: dict | None) -> list[str]:
                 and row["usable"]
             )
             lines.append(
-                f"| {concept} {sign} | {way} | {row['coefficient']:+.2f} | {row['change']:+.2f} "
+                f"| {concept} {sign} | {way} | {row['coefficient']:+.3g} | {row['change']:+.2f} "
                 f"{report['unit']} | {row['prompted']:+.2f} | {row['reached']:.0%} "
                 f"[{row['low']:.0%}, {row['high']:.0%}] | {row['passed']:.0%} | "
-                f"{row['no_value']:.0%} | {row['random_share']:.0%} of it | "
+                f"{row['no_value']:.0%} | {_edge(row)} | "
+                f"{row['random_share']:.0%} of it ({n_seeds} of the seeds) "
+                f"| {row['seeds_alone']:.0%} of it | "
                 f"{'met' if met else '**missed**'} |"
             )
     return [
@@ -187,12 +181,23 @@ def _steering(found: dict | None) -> list[str]:
         "",
         '"prompted" is the change from the unsteered clips of these test prompts and seeds to',
         'clips prompted at the pole; in "share reached" a clip without a value is no change.',
+        '"At the edge": the change on clips that have a value at the last tested coefficient where',
+        "nine clips in ten still pass the guard and hardly more lack a value than unsteered;",
+        '"nowhere": those nearest to 0, or the unsteered clips themselves, do not.',
         "",
         "Bars: 60 % of the prompted shift or more with a lower bound of 40 %, inside the range",
         "around 0 where nine clips in ten pass the guard and hardly more lack a value than",
         f"unsteered; and the 95th percentile of {settings['random_draws']} random directions of",
-        "the same length at most a quarter of the effect on the same clips (the first seed's).",
+        "the same length at most a quarter of the effect on the same clips (of the first seeds, as",
+        'many as stand there). "Other seeds alone": by how much the median over these prompts',
+        "differs between unsteered clips of one choice of so many seeds and another (95th",
+        "percentile). A random direction that makes other music of a prompt and moves nothing",
+        "scatters so far; above a quarter, the last bar cannot be told from too few clips.",
     ]
+
+
+def _edge(row: dict) -> str:
+    return f"{row['edge_change']:+.2f} at {row['edge']:+.3g}" if row["edge"] else "nowhere"
 
 
 def write(name: str, log: dict, found: dict) -> str:

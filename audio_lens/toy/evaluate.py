@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from audio_lens.errors import InputError
 from audio_lens.lens.loading import CHECKPOINTS
 from audio_lens.recipes.concept import CONCEPTS
+from audio_lens.recipes.study.beside import scatter
 from audio_lens.recipes.study.ledger import kept_settings
 from audio_lens.recipes.study.settings import StudySettings
 from audio_lens.recipes.study.study import Study
@@ -103,6 +104,7 @@ def _gone_on_with(out: Path, asked: StudySettings) -> StudySettings:
 def _summary(study: Study) -> dict:
     """What a card says of a study: the primary results, and random directions beside them."""
     dose, settings = study.dose_response, study.settings
+    scattered = scatter(study.rows, study.concept, n_seeds=settings.control_seeds)
     isotropic = {stood.sign: stood for stood in study.stand_beside("isotropic")}
     passed = dose.table.set_index("coefficient")["passed"]
     kept = ("pool", "seconds", "test_seeds", "random_draws", "control_seeds", "dropped",
@@ -125,7 +127,10 @@ def _summary(study: Study) -> dict:
             "no_value": side.missing,
             "no_value_of_twins": side.missing_of_twins,
             "usable": side.may_be_claimed and abs(side.coefficient) <= abs(side.usable.last_pass),
+            "edge": side.usable.last_pass,
+            "edge_change": side.at_edge.value,
             "random_share": isotropic[sign].share_of_real,
+            "seeds_alone": scattered / abs(side.effect.value),
         }
         for sign, side in dose.sides.items()
     }

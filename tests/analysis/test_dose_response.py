@@ -46,6 +46,7 @@ def test_few_clips_are_not_sure() -> None:
     few = np.ones((5, 3, 1), bool)
     assert usable_range(DOSES, few, ~few, sign=1).last_pass == 0.0
     assert usable_range(DOSES, few, ~few, sign=1).first_fail == 0.0
+    assert str(usable_range(DOSES, few, ~few, sign=1)).startswith("nowhere (too few of the")
 
 
 def test_missing_values_end_a_range() -> None:

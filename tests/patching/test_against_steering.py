@@ -19,11 +19,11 @@ def test_tempo_enters_the_toy_where_its_direction_steers() -> None:
     patched = int(grid.best()["layer"])
     measured = json.loads((CHECKPOINTS["toy"] / "evaluation.json").read_text())
     scan = measured["steering"]["tempo"]["choice"]["scan"]
-    for strategy in ("one_to_one", "one_to_all"):
+    for asked in (("one_to_one", "cond"), ("one_to_all", "both")):
         reached = {
             way["source_layer"]: way["reached"]
             for way in scan
-            if (way["site"], way["strategy"], way["branch"]) == ("cross_attn_out", strategy, "cond")
+            if (way["site"], way["strategy"], way["branch"]) == ("cross_attn_out", *asked)
         }
         assert max(reached, key=reached.__getitem__) == patched
     assert grid.recovery[patched] > 0.25

@@ -59,6 +59,18 @@ def test_unsteered_rows_are_the_twins(toy, outcomes):
     assert (alone.codes == row.clip.codes).float().mean() > 0.95  # batch rounding may flip some
 
 
+@pytest.mark.parametrize("name", ["real", "random 2"])
+def test_every_row_is_steered_by_its_own_direction(toy, outcomes, name):
+    outcome = outcomes[1]
+    row = [r for r in outcome.rows if r.direction == name][-1]
+    direction = outcome.direction if name == "real" else outcome.direction.random_like(seed=1)
+    with toy.steer(direction, coefficient=row.coefficient, **outcome.choice.way.options()):
+        (alone,) = toy.generate(row.prompt, seed=row.seed, seconds=2.0, progress=False)
+    (plain,) = toy.generate(row.prompt, seed=row.seed, seconds=2.0, progress=False)
+    assert (alone.codes == row.clip.codes).float().mean() > 0.95
+    assert (plain.codes == row.clip.codes).float().mean() < 0.9
+
+
 def test_what_the_demo_writes(toy, outcomes, tmp_path):
     out = write(outcomes, tmp_path / "demo", SMALL, toy.cfg.model_name)
     rows = list(csv.DictReader((out / "rows.csv").read_text().splitlines()))
@@ -67,7 +79,7 @@ def test_what_the_demo_writes(toy, outcomes, tmp_path):
     assert len(set(clips)) == len(clips) == 2 * 20
     for path in clips[:3]:
         assert Clip.load(out / path).seconds == 2.0
-        assert (out / path).with_name("+0.00.flac").exists()
+        assert (out / path).with_name("+0.flac").exists()
     assert Direction.load(out / "tempo.safetensors").layers == (0, 1, 2, 3, 4)
     configuration = json.loads((out / "config.json").read_text())
     assert configuration["settings"]["seconds"] == 2.0

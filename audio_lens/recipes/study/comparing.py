@@ -71,6 +71,11 @@ class Comparison:
             ]
         )
 
+    @property
+    def tells(self) -> bool:
+        """Whether any way reaches the target with hardly more broken clips than unsteered."""
+        return bool(self.to_dataframe()["effect"].notna().any())
+
     def plot(self, unit: str = "") -> "Figure":
         """Effect over distortion, one curve per way."""
         from audio_lens.plots.study import comparison_figure

@@ -84,9 +84,12 @@ def _effect(study: "Study", sign: str, said: str, p: float) -> str:
         f"{said}: at {side.coefficient:+g} the change is {side.effect_with_missing:+.2f} {unit}"
         f"{_percent(study, side.effect_with_missing.value)} (p = {p:.4f}; on clips that have a "
         f"value {side.effect:+.2f}{_undoubted(study, side)}), {side.share:.0%} of what words do; "
-        f"on dev prompts it was {side.dev_share:.0%}. Usable {side.usable}, where the change is "
-        f"{side.at_edge:+.2f}."
+        f"on dev prompts it was {side.dev_share:.0%}. Usable {side.usable}{_edge(side)}."
     )
+
+
+def _edge(side: "Side") -> str:
+    return f", where the change is {side.at_edge:+.2f}" if side.usable.last_pass else ""
 
 
 def _percent(study: "Study", change: float) -> str:

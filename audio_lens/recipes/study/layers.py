@@ -53,7 +53,8 @@ class LayerInfluence:
     """Score of a probe for the pole, on matched prompts that it was not fitted to; chance is 0.5.
     Empty where there are too few prompts for three splits."""
     recovery: Mapping[int, float]
-    """How much of what the pole's word is worth comes back when the layer is patched."""
+    """How much of what the pole's word is worth comes back when the layer is patched, at the
+    positions of the music."""
 
     def to_dataframe(self) -> "DataFrame":
         """One row per layer."""
@@ -154,8 +155,9 @@ def _recovery(
 ) -> dict[int, float]:
     """Recovery of the log-probability of clips at a pole, under the other pole's prompt.
 
-    In a melody model the text is positions: pairs of prompts with other lengths cannot be patched
-    and are left out, and those of one length run together.
+    In a melody model the text is positions in front of the music. Those are not patched, since with
+    them every layer of the stream would carry the whole prompt over; pairs of prompts with other
+    lengths cannot be patched and are left out, and those of one length run together.
     """
     lens: AudioLens = hearing.lens
     concept = hearing.concept
@@ -173,7 +175,8 @@ def _recovery(
             clean=([row["prompt"] for row in some], codes),
             corrupted=([other[row["prompt"]] for row in some], codes),
             site=site,
-            axes=("layer",),
+            axes=("layer", "pos"),
+            positions=lambda _, n: {"music": range(n)},
             metric=metrics.logprob(codes),
             progress=False,
         )

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 _PLAYED_PROMPTS = 6
 _LISTED = ("prompt", "seed", "coefficient", "value", "change", "failed")
+NOT_TOLD = (
+    "No way reaches the distortion of the choice without breaking over ten points more of these "
+    "few clips than break unsteered: nothing can be compared."
+)
 _METADATA = ("Creator", "Date", "Format", "Type")
 """Left out of pictures: the date would make every report another."""
 _STYLE = """
@@ -74,9 +78,10 @@ def _parts(study: "Study") -> Iterator[tuple[str, str]]:
         yield "Prompts apart", _table(study.groups)
     yield "Which layer", _svg(study.layers.plot()) + _table(study.layers.to_dataframe(), index=True)
     yield "Where it was chosen, on dev prompts", _svg(scan_figure(study.choice))
+    compared = _svg(study.comparison.plot(unit)) if study.comparison.tells else f"<p>{NOT_TOLD}</p>"
     yield (
         "Strategies at equal distortion, on dev prompts",
-        _svg(study.comparison.plot(unit)) + _table(study.comparison.to_dataframe()),
+        compared + _table(study.comparison.to_dataframe()),
     )
     yield "Baselines", _table(study.baselines) + _text(study)
     yield "Side effects", _table(study.side_effects)
@@ -146,7 +151,16 @@ def _svg(figure: Any) -> str:
 
 
 def _table(frame: "DataFrame", *, index: bool = False) -> str:
-    return str(frame.to_html(index=index, na_rep="", border=0, float_format=lambda x: f"{x:.2f}"))
+    return str(frame.to_html(index=index, na_rep="", border=0, float_format=as_read))
+
+
+def as_read(value: float) -> str:
+    """A number as tables show it: three digits that mean something, whole ones as they are.
+
+    >>> as_read(-0.0123456), as_read(1843.2), as_read(96.0)
+    ('-0.0123', '1843', '96')
+    """
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _latex(study: "Study") -> str:
