@@ -101,11 +101,16 @@ def _gone_on_with(out: Path, asked: StudySettings) -> StudySettings:
     return begun
 
 
+RANDOM = ("isotropic", "matched")
+"""Kinds of controls that are random directions."""
+
+
 def _summary(study: Study) -> dict:
     """What a card says of a study: the primary results, and random directions beside them."""
     dose, settings = study.dose_response, study.settings
     scattered = scatter(study.rows, study.concept, n_seeds=settings.control_seeds)
-    isotropic = {stood.sign: stood for stood in study.stand_beside("isotropic")}
+    kinds = [kind for kind in RANDOM if kind in settings.control_kinds]
+    random = {kind: study.stand_beside(kind) for kind in kinds}
     passed = dose.table.set_index("coefficient")["passed"]
     kept = ("pool", "seconds", "test_seeds", "random_draws", "control_seeds", "dropped",
             "scan_nats")  # fmt: skip
@@ -129,7 +134,10 @@ def _summary(study: Study) -> dict:
             "usable": side.may_be_claimed and abs(side.coefficient) <= abs(side.usable.last_pass),
             "edge": side.usable.last_pass,
             "edge_change": side.at_edge.value,
-            "random_share": isotropic[sign].share_of_real,
+            "random_shares": {
+                kind: next(each.share_of_real for each in stood if each.sign == sign)
+                for kind, stood in random.items()
+            },
             "seeds_alone": scattered / abs(side.effect.value),
         }
         for sign, side in dose.sides.items()
