@@ -201,13 +201,10 @@ def _measured(
     starts = range(0, len(cells), settings.rows_at_once)
     for start in tqdm(starts, desc=concept.name, disable=not progress):
         batch = cells[start : start + settings.rows_at_once]
-        coefficients = [dose for *_, (_, dose) in batch]
         steering = []
-        for name, (direction, _) in runs.items():
-            if rows := [n for n, (*_, (whose, _)) in enumerate(batch) if whose == name]:
-                steering += interventions(
-                    lens, direction, coefficient=coefficients, rows=rows, **choice.way.options()
-                )
+        for name, (direction, _) in runs.items():  # 0 in the rows of the others
+            own = [dose if whose == name else 0.0 for *_, (whose, dose) in batch]
+            steering += interventions(lens, direction, coefficient=own, **choice.way.options())
         with lens.intervene(*steering):
             clips = lens.generate(
                 [prompt for prompt, *_ in batch],
