@@ -185,9 +185,6 @@ def _choice(report: dict) -> dict:
     return {name: value for name, value in report["choice"].items() if name != "scan"}
 
 
-_AGAIN = "measure anew; of steering, what its studies lack"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description="Measure the toys and write their cards.")

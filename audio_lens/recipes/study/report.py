@@ -3,7 +3,6 @@
 import html
 import io
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -131,13 +130,15 @@ def _write_clips(study: "Study") -> None:
     """The clips that the page plays, as files, with a list of what they are."""
     import pandas
 
-    listed = []
-    for name, rows in _played(study).items():
-        for n, row in enumerate(rows, 1):
-            file = f"{n:02d}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}.flac"
-            study.clip(row).save(study.ledger.file("clips") / file)
+    folder = study.ledger.file("clips")
+    listed: list[dict[str, Any]] = []
+    for beside in zip(*_played(study).values(), strict=True):
+        for row in beside:
+            # By number: poles may be called anything, in any script.
+            file = f"{len(listed) + 1:02d}.flac"
+            study.clip(row).save(folder / file)
             listed.append({"file": file, **{what: row[what] for what in _LISTED}})
-    pandas.DataFrame(listed).to_csv(study.ledger.file("clips") / "clips.csv", index=False)
+    pandas.DataFrame(listed).to_csv(folder / "clips.csv", index=False)
 
 
 def _svg(figure: Any) -> str:
