@@ -206,6 +206,18 @@ def _edge(row: dict) -> str:
     return f"{row['edge_change']:+.2f} at {row['edge']:+.3g}" if row["edge"] else "nowhere"
 
 
+def _built_upon(log: dict) -> list[str]:
+    """One line for each training that this one began with, the latest first."""
+    lines = []
+    while before := log.get("begins_with"):
+        lines.append(
+            f"It began with the weights of `{before['name']}`: {before['steps']} decoder steps in "
+            f"{before['seconds'] / 60:.0f} minutes."
+        )
+        log = before
+    return lines
+
+
 def write(name: str, log: dict, found: dict) -> str:
     """Markdown of the card of toy `name`, from its training log and evaluation."""
     model, condition = _CLASSES.get(name, _CLASSES["toy"])
@@ -228,6 +240,7 @@ def write(name: str, log: dict, found: dict) -> str:
         f"{log['seconds'] / 60:.0f} minutes, two CPU",
         "cores. The scripts are `python -m audio_lens.toy.train` and",
         "`python -m audio_lens.toy.evaluate`.",
+        *_built_upon(log),
         _TAIL.format(opening=1 + settings["opening_weight"]).rstrip("\n"),
     ]
     return "\n".join(lines) + "\n" + (_MELODY_LIMIT if name == "toy-melody" else "")
