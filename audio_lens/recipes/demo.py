@@ -7,9 +7,9 @@ matter; where this one cannot tell, it says so.
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
+from itertools import product, starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +24,13 @@ from audio_lens.audio.clip import Clip
 from audio_lens.audio.quality import Vitals, quality_guard, vitals
 from audio_lens.audio.timbre import spectral_centroid
 from audio_lens.audio.words import neutral_prompts
+from audio_lens.lens.intervention import Intervention
 from audio_lens.lens.loading import CHECKPOINTS
 from audio_lens.recipes.concept import CONCEPTS, Concept, concept
 from audio_lens.recipes.study.choosing import Choice
-from audio_lens.recipes.study.hearing import Way
+from audio_lens.recipes.study.hearing import Cell, Put, Way, in_batches
 from audio_lens.recipes.study.strengths import SIGNS
-from audio_lens.steering.steer import interventions
+from audio_lens.steering.steer import interventions_by_row
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -56,7 +57,7 @@ def strengths(choice: Choice) -> tuple[float, ...]:
 class DemoSettings:
     """What the demo runs."""
 
-    seconds: float = 7.0
+    seconds: float = 6.0
     n_prompts: int = 8
     seeds: tuple[int, ...] = (1000, 1001)
     n_random: int = 4
@@ -64,7 +65,7 @@ class DemoSettings:
     direction_seconds: float = 6.0
     direction_seed: int = 2000
     guidance_scale: float = 3.0
-    rows_at_once: int = 80
+    rows_at_once: int = 64
 
 
 @dataclass(frozen=True)
@@ -153,16 +154,27 @@ def run_demo(
     settings: DemoSettings | None = None,
     progress: bool = True,
 ) -> list[Outcome]:
-    """Make the directions, steer by them and by random ones, and measure every clip."""
+    """Make the directions, steer by them and by random ones, and measure every clip.
+
+    The unsteered clips are the same for every concept, and made once.
+    """
     settings, choices = settings or DemoSettings(), choices_of(lens)
+    cells = product(_prompts(settings.n_prompts), settings.seeds, [0.0], ["real"])
+    twins = list(starmap(Cell, cells))
+    unsteered = list(_heard(lens, "unsteered", twins, lambda batch: [], settings, progress))
     return [
-        _run_concept(lens, concept(name).on(lens), choices[name], settings, progress)
+        _run_concept(lens, concept(name).on(lens), choices[name], unsteered, settings, progress)
         for name in concepts
     ]
 
 
 def _run_concept(
-    lens: "AudioLens", concept: Concept, choice: Choice, settings: DemoSettings, progress: bool
+    lens: "AudioLens",
+    concept: Concept,
+    choice: Choice,
+    unsteered: Sequence[tuple[Row, Vitals]],
+    settings: DemoSettings,
+    progress: bool,
 ) -> Outcome:
     stride = -(-len(concept.positive) // settings.n_pairs)
     direction = difference_in_means(
@@ -176,51 +188,54 @@ def _run_concept(
         guidance_scale=settings.guidance_scale,
         progress=progress,
     )
-    outer = strengths(choice)[:: len(strengths(choice)) - 1]
-    runs = {"real": (direction, strengths(choice))} | {
-        f"random {n + 1}": (direction.random_like(seed=n), outer) for n in range(settings.n_random)
-    }
-    heard = list(_measured(lens, concept, choice, settings, runs, progress))
+    random = {f"random {n + 1}": direction.random_like(seed=n) for n in range(settings.n_random)}
+    runs = {"real": direction} | random
+
+    def put(batch: Sequence[Cell]) -> list[Intervention]:
+        own = [(runs[cell.direction], cell.coefficient) for cell in batch]
+        return interventions_by_row(lens, own, **choice.way.options())
+
+    cells = list(_steered(choice, list(random), settings))
+    heard = [(replace(row, concept=concept.name), life) for row, life in unsteered]
+    heard += _heard(lens, concept.name, cells, put, settings, progress)
     return Outcome(concept, direction, tuple(_beside_twins(concept, heard)), choice)
 
 
-def _measured(
+def _steered(choice: Choice, random: Sequence[str], settings: DemoSettings) -> Iterator[Cell]:
+    """The real direction at every coefficient but 0, random ones at the outermost."""
+    doses = [dose for dose in strengths(choice) if dose]
+    runs = [*product(doses, ["real"]), *product((doses[0], doses[-1]), random)]
+    for prompt, seed in product(_prompts(settings.n_prompts), settings.seeds):
+        yield from (Cell(prompt, seed, *run) for run in runs)
+
+
+def _heard(
     lens: "AudioLens",
-    concept: Concept,
-    choice: Choice,
+    what: str,
+    cells: Sequence[Cell],
+    put: Put,
     settings: DemoSettings,
-    runs: Mapping[str, tuple[Direction, tuple[float, ...]]],
     progress: bool,
 ) -> Iterator[tuple[Row, Vitals]]:
-    """Clips under every direction at its coefficients, in batches of mixed directions.
-
-    Prompt by prompt: rows of a melody model run together where their texts are as long.
-    """
-    steered = [(name, dose) for name, (_, doses) in runs.items() for dose in doses]
-    cells = list(product(_prompts(settings.n_prompts), settings.seeds, steered))
-    starts = range(0, len(cells), settings.rows_at_once)
-    for start in tqdm(starts, desc=concept.name, disable=not progress):
-        batch = cells[start : start + settings.rows_at_once]
-        steering = []
-        for name, (direction, _) in runs.items():  # 0 in the rows of the others
-            own = [dose if whose == name else 0.0 for *_, (whose, dose) in batch]
-            steering += interventions(lens, direction, coefficient=own, **choice.way.options())
-        with lens.intervene(*steering):
+    """What is heard in the clips of cells, made in batches of mixed directions."""
+    batches = in_batches(lens, cells, settings.rows_at_once)
+    for batch in tqdm(batches, desc=what, disable=not progress):
+        with lens.intervene(*put(batch)):
             clips = lens.generate(
-                [prompt for prompt, *_ in batch],
-                seed=[seed for _, seed, _ in batch],
+                [cell.prompt for cell in batch],
+                seed=[cell.seed for cell in batch],
                 seconds=settings.seconds,
                 guidance_scale=settings.guidance_scale,
                 progress=progress,
             )
-        for (prompt, seed, (name, dose)), clip in zip(batch, clips, strict=True):
+        for cell, clip in zip(batch, clips, strict=True):
             life = vitals(clip.samples, clip.sample_rate)
             row = Row(
-                concept=concept.name,
-                direction=name,
-                coefficient=dose,
-                prompt=prompt,
-                seed=seed,
+                concept=what,
+                direction=cell.direction,
+                coefficient=cell.coefficient,
+                prompt=cell.prompt,
+                seed=cell.seed,
                 bpm=life.pulse,
                 beat=life.beat,
                 centroid=spectral_centroid(clip.samples, clip.sample_rate),

@@ -84,6 +84,25 @@ def interventions(
     return made
 
 
+def interventions_by_row(
+    lens: "AudioLens", steered: Sequence[tuple[Direction, float]], **options: Any
+) -> list[Intervention]:
+    """As `interventions`, for a batch whose every row has a direction and coefficient of its own.
+
+    Each direction has 0 in the rows of the others, which leaves them as they are.
+    """
+    return [
+        intervention
+        for one in dict.fromkeys(direction for direction, _ in steered)
+        for intervention in interventions(
+            lens,
+            one,
+            coefficient=[number if direction is one else 0.0 for direction, number in steered],
+            **options,
+        )
+    ]
+
+
 def _made(op: Any, vectors: Mapping[int, Tensor]) -> Operation:
     """The operation that `op` makes of a site's vectors."""
     try:

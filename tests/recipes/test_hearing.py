@@ -111,6 +111,30 @@ def test_ways_and_directions_are_kept_apart(lens, tmp_path) -> None:
     assert_frame_equal(DataFrame(steer(listener)), DataFrame(both))
 
 
+def test_directions_that_share_batches_are_heard_as_each_alone(lens, tmp_path, monkeypatch) -> None:
+    directions = {"real": UP} | {f"random {n}": UP.random_like(n) for n in range(2)}
+    listener, played = hearing(lens, tmp_path / "together"), []
+    _played = listener._play
+    monkeypatch.setattr(
+        listener, "_play", lambda cells, *rest: played.append(cells) or _played(cells, *rest)
+    )
+    asked = {**ASKED, "prompts": ("an organ",)}
+    together = listener.each_steered("dose", directions, Way(), **asked)
+    # Two twins; then twelve clips in four batches, where four of each alone would take six.
+    assert [len(cells) for cells in played] == [2, 3, 3, 3, 3]
+    assert list(together) == list(directions)
+    alone = hearing(lens, tmp_path / "alone")
+    for name, direction in directions.items():
+        rows = alone.steered("dose", name, direction, Way(), **asked)
+        assert [row["direction"] for row in rows] == ["none"] * 2 + [name] * 4
+        codes = [h.ledger.codes(found) for h, found in ((listener, together[name]), (alone, rows))]
+        assert torch.equal(*codes)
+        places = ["codes", "place"]
+        assert_frame_equal(
+            DataFrame(together[name]).drop(columns=places), DataFrame(rows).drop(columns=places)
+        )
+
+
 def test_prompts_of_one_length_run_together_in_a_melody_model(tmp_path, monkeypatch) -> None:
     listener = hearing(random_musicgen(n_layers=1, melody=True), tmp_path / "study")
     lens, prompts = listener.lens, LOUD.neutral

@@ -109,8 +109,11 @@ def text_between_poles(hearing: Hearing, settings: StudySettings) -> "DataFrame"
             strengths = [cell.coefficient for cell in batch]
             return [Intervention(_TEXT, _towards(target), branch="cond", coefficient=strengths)]
 
-        cells = [Cell(negative, settings.test_first_seed, step) for step in settings.text_steps]
-        rows += hearing.put("text", "between poles", cells, put)
+        cells = [
+            Cell(negative, settings.test_first_seed, step, "between poles")
+            for step in settings.text_steps
+        ]
+        rows += hearing.put("text", cells, put)
     wanted = ["coefficient", "prompt", "seed", "value"]
     return pandas.DataFrame([{name: row[name] for name in wanted} for row in rows], columns=wanted)
 

@@ -43,13 +43,12 @@ def control_rows(
 ) -> list[list[Row]]:
     """Clips steered by every control of a kind at the chosen coefficients, draw by draw."""
     seeds = range(settings.test_first_seed, settings.test_first_seed + settings.control_seeds)
-    return [
-        hearing.steered(
-            "controls", f"{kind} {n}", control, choice.way, prompts=hearing.concept.test,
-            seeds=seeds, coefficients=tuple(choice.coefficients.values()),
-        )
-        for n, control in enumerate(made)
-    ]  # fmt: skip
+    named = {f"{kind} {n}": control for n, control in enumerate(made)}
+    rows = hearing.each_steered(
+        "controls", named, choice.way, prompts=hearing.concept.test, seeds=seeds,
+        coefficients=tuple(choice.coefficients.values()),
+    )  # fmt: skip
+    return list(rows.values())
 
 
 def stand_beside(

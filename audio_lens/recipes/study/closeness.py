@@ -1,6 +1,6 @@
 """What is left of the unsteered clip: closeness to the twin, beside that of another seed's clip."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,27 +34,24 @@ def closeness(rows: Sequence[Row], choice: Choice, clip: Callable[[Row], Clip]) 
     """
     import pandas
 
+    known = {(row["prompt"], row["seed"], row["coefficient"]): row for row in rows}
+    prompts = list(dict.fromkeys(row["prompt"] for row in rows))
+    first, *others = sorted({row["seed"] for row in rows})
+
+    def clips(seed: int, coefficient: float) -> list[Clip]:
+        return [clip(known[prompt, seed, coefficient]) for prompt in prompts]
+
+    twins = clips(first, 0.0)
+    compared = [("steered", sign, first, choice.coefficients[sign]) for sign in SIGNS]
+    compared += [("another seed", "", other, 0.0) for other in others[:1]]
     lines = []
-    for name, sign, pairs in _pairs(rows, choice):
-        heard = [(clip(row), clip(twin)) for row, twin in pairs]
-        line: dict[str, object] = {"beside the twin": name, "sign": sign, "clips": len(heard)}
+    for name, sign, *cell in compared:
+        pairs = list(zip(clips(*cell), twins, strict=True))
+        line: dict[str, object] = {"beside the twin": name, "sign": sign, "clips": len(pairs)}
         for measure, close in _MEASURES.items():
-            values = [close(a.samples, b.samples, a.sample_rate, aligned=True) for a, b in heard]
+            values = [close(a.samples, b.samples, a.sample_rate, aligned=True) for a, b in pairs]
             found = bootstrap(np.array(values)[:, None], draws=1000)
             for what, number in (("", found.value), (" low", found.low), (" high", found.high)):
                 line[f"{measure}{what}"] = number
         lines.append(line)
     return pandas.DataFrame(lines)
-
-
-def _pairs(rows: Sequence[Row], choice: Choice) -> Iterator[tuple[str, str, list[tuple[Row, Row]]]]:
-    """Clips beside their twins: of each sign, and what stands for another clip altogether."""
-    known = {(row["prompt"], row["seed"], row["coefficient"]): row for row in rows}
-    prompts = list(dict.fromkeys(row["prompt"] for row in rows))
-    first, *others = sorted({row["seed"] for row in rows})
-    twins = {prompt: known[prompt, first, 0.0] for prompt in prompts}
-    for sign in SIGNS:
-        dose = choice.coefficients[sign]
-        yield "steered", sign, [(known[p, first, dose], twins[p]) for p in prompts]
-    if others:
-        yield "another seed", "", [(known[p, others[0], 0.0], twins[p]) for p in prompts]

@@ -20,7 +20,7 @@ from audio_lens.provenance import tensors_sha256
 from audio_lens.recipes.concept import Concept
 from audio_lens.recipes.study.ledger import Ledger, Row
 from audio_lens.steering.distortion import distortion_of_codes
-from audio_lens.steering.steer import interventions
+from audio_lens.steering.steer import interventions_by_row
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -66,11 +66,28 @@ class Cell:
     prompt: str
     seed: int
     coefficient: float = 0.0
+    direction: str = "none"
+    """The name of what it is steered by."""
 
     @property
-    def key(self) -> tuple[str, int, float]:
-        """What it is told apart by, within a stage, a direction and a way."""
-        return self.prompt, self.seed, self.coefficient
+    def key(self) -> "_Key":
+        """What it is told apart by, within a stage and a way."""
+        return self.direction, self.prompt, self.seed, self.coefficient
+
+
+_Key = tuple[str, str, int, float]
+
+
+def in_batches(lens: "AudioLens", cells: Sequence[Cell], rows_at_once: int) -> list[list[Cell]]:
+    """Cells that run together.
+
+    Cut by the lens's own groups: a melody model runs rows of other text lengths apart, so that a
+    batch of mixed prompts would be filled up with copies once for every length.
+    """
+    if not cells:
+        return []
+    groups = group_rows([cell.prompt for cell in cells], rows_at_once, lens._conditioner)
+    return [[cells[row] for row in group.rows] for group in groups]
 
 
 class Hearing:
@@ -112,7 +129,7 @@ class Hearing:
             for stage, (said, scored) in pools.items():
                 cells = [Cell(said[i % len(said)], first_seed + i) for i in range(n)]
                 under = {cell.prompt: scored[i % len(said)] for i, cell in enumerate(cells)}
-                rows = self._complete(stage, "none", UNSTEERED, cells, None, under)
+                rows = self._complete(stage, UNSTEERED, cells, scored_under=under)
                 pool += [_vitals_of(row) for row in rows]
             self._limits = Limits.from_pool(pool)
         return self._limits
@@ -137,8 +154,8 @@ class Hearing:
         guidance_scale: float | None = None,
     ) -> list[Row]:
         """Unsteered clips of prompts, every one with every seed."""
-        cells = [Cell(prompt, seed) for prompt, seed in product(prompts, seeds)]
-        return self._complete(stage, name, UNSTEERED, cells, guidance_scale=guidance_scale)
+        cells = [Cell(prompt, seed, 0.0, name) for prompt, seed in product(prompts, seeds)]
+        return self._complete(stage, UNSTEERED, cells, guidance_scale=guidance_scale)
 
     def guided(
         self, stage: str, prompts: Sequence[str], seeds: Sequence[int], guidance_scale: float
@@ -149,9 +166,9 @@ class Hearing:
         rows = self.prompted(stage, prompts, seeds, name=name, guidance_scale=guidance_scale)
         return [self._beside(row, twins[row["prompt"], row["seed"]]) for row in rows]
 
-    def put(self, stage: str, name: str, cells: Sequence[Cell], put: Put) -> list[Row]:
+    def put(self, stage: str, cells: Sequence[Cell], put: Put) -> list[Row]:
         """Clips under interventions of your own, one batch of cells at a time."""
-        return self._complete(stage, name, UNSTEERED, cells, put)
+        return self._complete(stage, UNSTEERED, cells, put)
 
     def twins(self, prompts: Sequence[str], seeds: Sequence[int]) -> dict[tuple[str, int], Row]:
         """Unsteered clips, heard once whatever asks for them."""
@@ -173,22 +190,41 @@ class Hearing:
 
         The twins stand for coefficient 0, which is not made again.
         """
+        return self.each_steered(
+            stage, {name: direction}, way, prompts=prompts, seeds=seeds, coefficients=coefficients
+        )[name]
+
+    def each_steered(
+        self,
+        stage: str,
+        directions: Mapping[str, Direction],
+        way: Way,
+        *,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        coefficients: Sequence[float],
+    ) -> dict[str, list[Row]]:
+        """As `steered` by each of several directions, whose clips share batches."""
         twins = self.twins(prompts, seeds)
+        unsteered = [{**row, "coefficient": 0.0} for row in twins.values()]
+        doses = [float(coefficient) for coefficient in coefficients if coefficient != 0]
         cells = [
-            Cell(prompt, seed, float(coefficient))
-            for coefficient, prompt, seed in product(coefficients, prompts, seeds)
-            if coefficient != 0
+            Cell(prompt, seed, dose, name)
+            for name, dose, prompt, seed in product(directions, doses, prompts, seeds)
         ]
+        at_site = {name: direction.at(way.site) for name, direction in directions.items()}
 
         def put(batch: Sequence[Cell]) -> list[Intervention]:
-            strengths = [cell.coefficient for cell in batch]
-            vectors = direction.at(way.site)
-            return interventions(self.lens, vectors, coefficient=strengths, **way.options())
+            own = [(at_site[cell.direction], cell.coefficient) for cell in batch]
+            return interventions_by_row(self.lens, own, **way.options())
 
-        rows = self._complete(stage, name, way, cells, put)
-        if 0 in coefficients:
-            rows = [{**row, "coefficient": 0.0} for row in twins.values()] + rows
-        return [self._beside(row, twins[row["prompt"], row["seed"]]) for row in rows]
+        rows = {name: unsteered[:] if 0 in coefficients else [] for name in directions}
+        for row in self._complete(stage, way, cells, put):
+            rows[row["direction"]].append(row)
+        return {
+            name: [self._beside(row, twins[row["prompt"], row["seed"]]) for row in found]
+            for name, found in rows.items()
+        }
 
     def nats(
         self, direction: Direction, way: Way, coefficients: Sequence[float], n_clips: int
@@ -223,26 +259,26 @@ class Hearing:
     def _complete(
         self,
         stage: str,
-        name: str,
         way: Way,
         cells: Sequence[Cell],
         put: Put | None = None,
+        *,
         scored_under: Mapping[str, str] | None = None,
         guidance_scale: float | None = None,
     ) -> list[Row]:
         """The rows of cells, those that are missing made first; in the order of the cells."""
         guidance = self._guidance_scale if guidance_scale is None else guidance_scale
-        said = {"stage": stage, "direction": name, **asdict(way), "guidance_scale": guidance}
+        said = {"stage": stage, **asdict(way), "guidance_scale": guidance}
         known = self._known(said)
         missing = [cell for cell in cells if cell.key not in known]
         if missing:
             self.ledger.hold()  # nobody else makes them meanwhile
             known = self._known(said)
             missing = [cell for cell in cells if cell.key not in known]
-        batches = self._batches(missing)
-        for batch in tqdm(
-            batches, desc=f"{stage}: {name}", disable=not self._progress or not missing
-        ):
+        batches = in_batches(self.lens, missing, self._rows_at_once)
+        names = dict.fromkeys(cell.direction for cell in missing)
+        desc = f"{stage}: {next(iter(names)) if len(names) == 1 else f'{len(names)} directions'}"
+        for batch in tqdm(batches, desc=desc, disable=not self._progress or not missing):
             clips = self._play(batch, put(batch) if put else [], guidance)
             heard = list(self._heard(batch, clips, scored_under or {}))
             rows = [{**said, **row} for row in heard]
@@ -251,21 +287,9 @@ class Hearing:
         known = self._known(said) if missing else known
         return [known[cell.key] for cell in cells]
 
-    def _batches(self, cells: Sequence[Cell]) -> list[list[Cell]]:
-        """Cells that run together.
-
-        Cut by the lens's own groups: a melody model runs rows of other text lengths apart, so that
-        a batch of mixed prompts would be filled up with copies once for every length.
-        """
-        if not cells:
-            return []
-        prompts = [cell.prompt for cell in cells]
-        groups = group_rows(prompts, self._rows_at_once, self.lens._conditioner)
-        return [[cells[row] for row in group.rows] for group in groups]
-
-    def _known(self, said: Mapping[str, Any]) -> dict[tuple[str, int, float], Row]:
+    def _known(self, said: Mapping[str, Any]) -> dict[_Key, Row]:
         return {
-            (row["prompt"], row["seed"], row["coefficient"]): row
+            (row["direction"], row["prompt"], row["seed"], row["coefficient"]): row
             for row in self.ledger.rows(said["stage"])
             if all(row[name] == value for name, value in said.items())
         }
