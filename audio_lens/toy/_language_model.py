@@ -46,8 +46,8 @@ class LanguageModelSettings:
 
     Short windows first: they show more captions and more openings for the same work, and text
     matters most before the music has told the same. Whole clips last, so that ten seconds are
-    familiar. bfloat16 is for matrix products while training only, and only for processors that
-    have it: others take six times as long with it; weights stay float32.
+    familiar. bfloat16 is for matrix products while training only; None: where the processor has
+    it, others take six times as long with it. Weights stay float32.
     """
 
     phases: tuple[Phase, ...]
@@ -58,7 +58,7 @@ class LanguageModelSettings:
     no_melody: float = 0.5
     opening_weight: float = 6.0
     opening_frames: float = 25.0
-    bfloat16: bool = False
+    bfloat16: bool | None = None
     report_every: int = 200
     seed: int = 0
 
@@ -220,6 +220,8 @@ def train_language_model(
 
     Returns a log: losses every hundred steps and, on held-out clips, what the words are worth.
     """
+    if settings.bfloat16 is None:
+        settings = replace(settings, bfloat16=_has_bfloat16())
     generator = torch.Generator().manual_seed(settings.seed)
     batches = _Batches(material, tokenizer, generator)
     plan = [phase for phase in settings.phases for _ in range(phase.steps)]
@@ -238,7 +240,7 @@ def train_language_model(
             model.decoder.set_attn_implementation(phase.attention)
         batch = batches.draw(phase, settings.no_melody)
         dropped = torch.rand(phase.batch, generator=generator) < settings.unconditional
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(settings.bfloat16)):
             nats = _losses(model, batch, dropped, settings)
         _set_rate(optimizers, settings.learning_rate * _rate(step, len(plan), settings))
         _step(model, (nats * weights).sum() / weights.sum(), optimizers)
@@ -255,6 +257,12 @@ def train_language_model(
     means = [float(np.mean(losses[i : i + 100])) for i in range(0, len(losses), 100)]
     del log["losses"]
     return {**log, "loss": [round(mean, 4) for mean in means]}
+
+
+def _has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself."""
+    can = torch.cpu.get_capabilities()
+    return any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _set_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:

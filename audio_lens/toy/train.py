@@ -48,11 +48,10 @@ def _language_models() -> dict[str, LanguageModelSettings]:
     """How each decoder is trained: the melody ones shorter, since they begin where one ended."""
     return {
         "toy": LanguageModelSettings(
-            phases=(Phase(3000, 120, 32), Phase(4000, 250, 16), Phase(2000, 500, 8)),
-            bfloat16=True,
+            phases=(Phase(3000, 120, 32), Phase(4000, 250, 16), Phase(2000, 500, 8))
         ),
         "melody-first": LanguageModelSettings(
-            phases=(Phase(2000, 250, 16), Phase(1000, 500, 8)), learning_rate=2e-3, bfloat16=True
+            phases=(Phase(2000, 250, 16), Phase(1000, 500, 8)), learning_rate=2e-3
         ),
         "toy-melody": LanguageModelSettings(
             phases=(Phase(1200, 120, 32), Phase(800, 250, 16), Phase(600, 500, 8)),

@@ -35,6 +35,7 @@ def test_a_rehearsal_leaves_codec_and_both_toys_with_their_logs(rehearsal):
         model = kind.from_pretrained(rehearsal / name)
         log = json.loads((rehearsal / name / "training.json").read_text())
         assert {"settings", "loss", "worth_of_words", "codec", "seconds", "versions"} <= set(log)
+        assert log["settings"]["bfloat16"] in (True, False)  # what was used, not what was left open
         assert model.config.vocabulary == list(words.vocabulary())
         assert model.generation_config.guidance_scale == 3.0
         for key, value in codec.state_dict().items():
