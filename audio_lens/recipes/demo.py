@@ -1,6 +1,6 @@
 """The demo: both concepts steered on the toy in minutes, measured, and said no more than shown.
 
-Five coefficients, eight neutral prompts with two seeds each, and four random directions of the
+Five coefficients, eight neutral prompts with two seeds each, and three random directions of the
 same length at the outermost coefficients. A study, with enough clips to claim effects, is another
 matter; where this one cannot tell, it says so.
 """
@@ -60,12 +60,12 @@ class DemoSettings:
     seconds: float = 6.0
     n_prompts: int = 8
     seeds: tuple[int, ...] = (1000, 1001)
-    n_random: int = 4
+    n_random: int = 3
     n_pairs: int = 34
     direction_seconds: float = 6.0
     direction_seed: int = 2000
     guidance_scale: float = 3.0
-    rows_at_once: int = 64
+    rows_at_once: int = 80
 
 
 @dataclass(frozen=True)

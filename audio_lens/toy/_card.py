@@ -55,7 +55,10 @@ _TAIL = """
 """
 _MELODY_LIMIT = """\
 - Its training began with the weights of `toy`, the cross-attention left out, and took a third of
-  its steps. What words are worth was still rising at the end; longer was not tried.
+  its steps. Going on from there was tried, for 2600 steps (1200 of 120 frames, 800 of 250, 600 of
+  500, in float32, seed 1): melodies were then followed in 46 % of frames, timbre was told apart as
+  before, but tempo in 89.8 % [86.4, 92.4], as more slow clips had no pulse (14 % against 8 %). It
+  was left out. The tempo bar stays missed; most of what misses it is slow clips without a pulse.
 - Half of training had a melody. Rows were never padded: transformers does not
   mask padding in a prefix, so give it prompts one at a time or of equal length; a lens does.
 """
@@ -206,18 +209,6 @@ def _edge(row: dict) -> str:
     return f"{row['edge_change']:+.2f} at {row['edge']:+.3g}" if row["edge"] else "nowhere"
 
 
-def _built_upon(log: dict) -> list[str]:
-    """One line for each training that this one began with, the latest first."""
-    lines = []
-    while before := log.get("begins_with"):
-        lines.append(
-            f"It began with the weights of `{before['name']}`: {before['steps']} decoder steps in "
-            f"{before['seconds'] / 60:.0f} minutes."
-        )
-        log = before
-    return lines
-
-
 def write(name: str, log: dict, found: dict) -> str:
     """Markdown of the card of toy `name`, from its training log and evaluation."""
     model, condition = _CLASSES.get(name, _CLASSES["toy"])
@@ -240,7 +231,6 @@ def write(name: str, log: dict, found: dict) -> str:
         f"{log['seconds'] / 60:.0f} minutes, two CPU",
         "cores. The scripts are `python -m audio_lens.toy.train` and",
         "`python -m audio_lens.toy.evaluate`.",
-        *_built_upon(log),
         _TAIL.format(opening=1 + settings["opening_weight"]).rstrip("\n"),
     ]
     return "\n".join(lines) + "\n" + (_MELODY_LIMIT if name == "toy-melody" else "")

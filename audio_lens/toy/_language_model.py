@@ -50,7 +50,7 @@ class LanguageModelSettings:
     it, others take six times as long with it. Weights stay float32.
     """
 
-    phases: tuple[Phase, ...]
+    phases: tuple[Phase, ...] = (Phase(3000, 120, 32), Phase(4000, 250, 16), Phase(2000, 500, 8))
     learning_rate: float = 3e-3
     warmup: int = 100
     decay: float = 0.4

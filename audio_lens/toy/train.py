@@ -1,12 +1,11 @@
 """Train the toys from nothing, on a CPU: `python -m audio_lens.toy.train --out FOLDER`.
 
-Four parts, each in its own folder under FOLDER: `codec`, learned from synthesised clips; then
-`toy`, `melody-first` and `toy-melody`, decoders of the two families, learned from the codec's codes
-and the clips' captions. Each of the last two begins with what the one before has learned, the first
-of them without the cross-attention that it does not have. A part that lies finished is kept, and
-one that was stopped is gone on with. The same settings on the same machine give the same weights;
-`training.json` in each folder keeps settings, losses and seconds. What the toys are worth,
-`python -m audio_lens.toy.evaluate` measures.
+Three parts, each in its own folder under FOLDER: `codec`, learned from synthesised clips; then
+`toy` and `toy-melody`, decoders of the two families, learned from the codec's codes and the
+clips' captions. The second begins with what the first has learned, but for the cross-attention that
+it does not have. A part that lies finished is kept, and one that was stopped is gone on with. The
+same settings on the same machine give the same weights; `training.json` in each folder keeps
+settings, losses and seconds. What the toys are worth, `python -m audio_lens.toy.evaluate` measures.
 """
 
 import argparse
@@ -27,38 +26,8 @@ from . import _codec, _data, _storage, _text
 from ._language_model import LanguageModelSettings, Material, Phase, train_language_model
 from ._models import ToyModel, build_model
 
-
-@dataclass(frozen=True)
-class Part:
-    """A decoder to be trained: its family, and the part whose weights it begins with."""
-
-    family: str
-    begins_with: str | None = None
-
-
-DECODERS = {
-    "toy": Part("cross"),
-    "melody-first": Part("melody", begins_with="toy"),
-    "toy-melody": Part("melody", begins_with="melody-first"),
-}
-PARTS = ("codec", *DECODERS)
-
-
-def _language_models() -> dict[str, LanguageModelSettings]:
-    """How each decoder is trained: the melody ones shorter, since they begin where one ended."""
-    return {
-        "toy": LanguageModelSettings(
-            phases=(Phase(3000, 120, 32), Phase(4000, 250, 16), Phase(2000, 500, 8))
-        ),
-        "melody-first": LanguageModelSettings(
-            phases=(Phase(2000, 250, 16), Phase(1000, 500, 8)), learning_rate=2e-3
-        ),
-        "toy-melody": LanguageModelSettings(
-            phases=(Phase(1200, 120, 32), Phase(800, 250, 16), Phase(600, 500, 8)),
-            learning_rate=2e-3,
-            seed=1,
-        ),
-    }
+#: Folder of each part and, for the decoders, its family.
+PARTS = {"codec": None, "toy": "cross", "toy-melody": "melody"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +39,17 @@ class Plan:
     held_out_clips: int = 200
     seconds: float = 10.0
     codec: _codec.CodecSettings = field(default_factory=_codec.CodecSettings)
-    language_models: dict[str, LanguageModelSettings] = field(default_factory=_language_models)
+    language_model: LanguageModelSettings = field(default_factory=LanguageModelSettings)
+    melody: LanguageModelSettings = field(
+        default_factory=lambda: LanguageModelSettings(
+            phases=(Phase(2000, 250, 16), Phase(1000, 500, 8)), learning_rate=2e-3
+        )
+    )
+    """Shorter, since the melody toy begins where the other ended."""
+
+    def language_model_of(self, family: str) -> LanguageModelSettings:
+        """How a family is trained."""
+        return self.melody if family == "melody" else self.language_model
 
 
 #: A rehearsal of every stage in under a minute; its toys obey nothing.
@@ -80,9 +59,8 @@ QUICK = Plan(
     held_out_clips=8,
     seconds=2.0,
     codec=_codec.CodecSettings(continuous_steps=4, quantized_steps=4, batch=4),
-    language_models=dict.fromkeys(
-        DECODERS, LanguageModelSettings(phases=(Phase(3, 50, 4), Phase(2, 80, 2)), warmup=2)
-    ),
+    language_model=LanguageModelSettings(phases=(Phase(3, 50, 4), Phase(2, 80, 2)), warmup=2),
+    melody=LanguageModelSettings(phases=(Phase(2, 80, 2),), warmup=2),
 )
 
 
@@ -98,46 +76,31 @@ def train_codec(out: Path, plan: Plan, workers: int) -> None:
     _write_log(out, {"clips": plan.codec_clips, **log, "seconds": round(time.time() - began)}, plan)
 
 
-def train_decoder(out: Path, plan: Plan, workers: int) -> None:
-    """Train a decoder and its text encoder, and save them with the tokenizer.
+def train_toy(out: Path, family: str, folder: Path, plan: Plan, workers: int) -> None:
+    """Train a decoder and its text encoder around a codec, and save them with the tokenizer.
 
-    out: its folder, of a name in `DECODERS`; the codec, and what it begins with, lie beside it.
+    folder: of the trained codec. The melody family begins with the weights of the toy beside `out`.
     """
-    part, settings = DECODERS[out.name], plan.language_models[out.name]
-    codec, family = out.parent / "codec", part.family
+    settings = plan.language_model_of(family)
     seeds = range(_data.FIRST_HELD_OUT_SEED, _data.FIRST_HELD_OUT_SEED + plan.held_out_clips)
     kept = out.parent / "clips.safetensors"
-    learned = _data.material(codec, range(plan.clips), plan.seconds, workers, kept)
-    held_out = _data.material(codec, seeds, plan.seconds, workers)
+    learned = _data.material(folder, range(plan.clips), plan.seconds, workers, kept)
+    held_out = _data.material(folder, seeds, plan.seconds, workers)
     if family == "cross":
         learned = Material(learned.codes, learned.recipes)
     # transformers' processor for melodies needs torchaudio: that toy keeps its tokenizer alone.
     processor = _text.build_processor(SAMPLE_RATE) if family == "cross" else None
     tokenizer = _text.build_tokenizer() if processor is None else processor.tokenizer
     torch.manual_seed(settings.seed)
-    model = build_model(family, EncodecModel.from_pretrained(codec), len(tokenizer))
-    log: dict = {"clips": plan.clips}
-    if part.begins_with:
-        begin_with(model, out.parent / part.begins_with)
-        log["begins_with"] = _before(out.parent / part.begins_with)
+    model = build_model(family, EncodecModel.from_pretrained(folder), len(tokenizer))
+    if family == "melody":
+        begin_with(model, out.parent / "toy")
     unfinished = out / "unfinished.safetensors"
-    log |= train_language_model(model, tokenizer, learned, held_out, settings, unfinished)
+    log = train_language_model(model, tokenizer, learned, held_out, settings, unfinished)
     _storage.round_to_half(model)
     _storage.save(model, processor or tokenizer, out)
-    _write_log(out, log | {"codec": _log_of(codec)}, plan)
-
-
-def _log_of(folder: Path) -> dict:
-    return json.loads((folder / "training.json").read_text())
-
-
-def _before(folder: Path) -> dict:
-    """What training that is built upon took: its name, steps and seconds, and all before it."""
-    log = _log_of(folder)
-    steps = sum(phase["steps"] for phase in log["settings"]["phases"])
-    return {"name": folder.name, "steps": steps, "seconds": log["seconds"]} | {
-        key: log[key] for key in ("begins_with",) if key in log
-    }
+    codec_log = json.loads((folder / "training.json").read_text())
+    _write_log(out, {"clips": plan.clips, **log, "codec": codec_log}, plan)
 
 
 def begin_with(model: ToyModel, folder: Path) -> None:
@@ -160,22 +123,17 @@ def _write_log(out: Path, log: dict, plan: Plan) -> None:
 def run(out: Path, plan: Plan, *, parts: Sequence[str], workers: int) -> None:
     """Train the parts that do not lie finished in `out`."""
     for part in parts:
-        folder = out / part
-        if _finished(folder):
+        folder, family = out / part, PARTS[part]
+        if (folder / "training.json").is_file():
             continue
-        if part == "codec":
+        if family is None:
             train_codec(folder, plan, workers)
             continue
-        if not _finished(out / "codec"):
+        if not (out / "codec" / "training.json").is_file():
             raise SystemExit(f"{part} needs a codec in {out / 'codec'}: train the codec first")
-        before = DECODERS[part].begins_with
-        if before and not _finished(out / before):
-            raise SystemExit(f"{part} begins with what lies in {out / before}: train that first")
-        train_decoder(folder, plan, workers)
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / "training.json").is_file()
+        if family == "melody" and not (out / "toy" / "training.json").is_file():
+            raise SystemExit(f"{part} begins with the toy in {out / 'toy'}: train that first")
+        train_toy(folder, family, out / "codec", plan, workers)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
