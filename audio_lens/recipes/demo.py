@@ -24,13 +24,11 @@ from audio_lens.audio.clip import Clip
 from audio_lens.audio.quality import Vitals, quality_guard, vitals
 from audio_lens.audio.timbre import spectral_centroid
 from audio_lens.audio.words import neutral_prompts
-from audio_lens.lens.intervention import Intervention
 from audio_lens.lens.loading import CHECKPOINTS
 from audio_lens.recipes.concept import CONCEPTS, Concept, concept
 from audio_lens.recipes.study.choosing import Choice
-from audio_lens.recipes.study.hearing import Cell, Put, Way, in_batches
+from audio_lens.recipes.study.hearing import Cell, Put, Way, in_batches, steering_of
 from audio_lens.recipes.study.strengths import SIGNS
-from audio_lens.steering.steer import interventions_by_row
 
 if TYPE_CHECKING:
     from audio_lens.lens.lens import AudioLens
@@ -189,12 +187,7 @@ def _run_concept(
         progress=progress,
     )
     random = {f"random {n + 1}": direction.random_like(seed=n) for n in range(settings.n_random)}
-    runs = {"real": direction} | random
-
-    def put(batch: Sequence[Cell]) -> list[Intervention]:
-        own = [(runs[cell.direction], cell.coefficient) for cell in batch]
-        return interventions_by_row(lens, own, **choice.way.options())
-
+    put = steering_of(lens, {"real": direction} | random, choice.way)
     cells = list(_steered(choice, list(random), settings))
     heard = [(replace(row, concept=concept.name), life) for row, life in unsteered]
     heard += _heard(lens, concept.name, cells, put, settings, progress)

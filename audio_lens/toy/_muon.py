@@ -1,6 +1,7 @@
 """Muon in a precision of choice: torch's own rounds to bfloat16, which few CPUs multiply fast."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -33,12 +34,18 @@ class Muon(torch.optim.Optimizer):
         self._dtype, self._weight_decay, self._momentum = dtype, weight_decay, momentum
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every matrix that has a gradient."""
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Update every matrix that has a gradient.
+
+        closure: makes the gradients, as for torch's optimizers; what it gives is returned.
+        """
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     self._update(matrix, matrix.grad, group["lr"])
+        return loss
 
     def _update(self, matrix: nn.Parameter, gradient: Tensor, lr: float) -> None:
         state = self.state[matrix]

@@ -44,6 +44,15 @@ def steer(listener):
     return listener.steered("dose", "real", UP, Way(), **ASKED)
 
 
+def watched(listener, monkeypatch):
+    """The batches that a listener plays from now on."""
+    play, played = listener._play, []
+    monkeypatch.setattr(
+        listener, "_play", lambda cells, *rest: played.append(cells) or play(cells, *rest)
+    )
+    return played
+
+
 def test_rows_are_clips_beside_their_twins(lens, tmp_path) -> None:
     rows = steer(hearing(lens, tmp_path / "study"))
     assert [(r["coefficient"], r["prompt"], r["seed"]) for r in rows[:5]] == [
@@ -82,12 +91,7 @@ def test_what_was_interrupted_is_gone_on_with_to_the_bit(lens, tmp_path, monkeyp
         steer(listener)
     monkeypatch.undo()
     again = hearing(lens, tmp_path / "stopped")
-    made = []
-    monkeypatch.setattr(
-        again,
-        "_play",
-        lambda cells, *rest: made.append(cells) or Hearing._play(again, cells, *rest),
-    )
+    made = watched(again, monkeypatch)
     rows = steer(again)
     assert sum(map(len, made)) == 12 - 4  # two batches were kept: the twins, three and one
     for one, other in zip(rows, whole, strict=True):
@@ -113,11 +117,8 @@ def test_ways_and_directions_are_kept_apart(lens, tmp_path) -> None:
 
 def test_directions_that_share_batches_are_heard_as_each_alone(lens, tmp_path, monkeypatch) -> None:
     directions = {"real": UP} | {f"random {n}": UP.random_like(n) for n in range(2)}
-    listener, played = hearing(lens, tmp_path / "together"), []
-    _played = listener._play
-    monkeypatch.setattr(
-        listener, "_play", lambda cells, *rest: played.append(cells) or _played(cells, *rest)
-    )
+    listener = hearing(lens, tmp_path / "together")
+    played = watched(listener, monkeypatch)
     asked = {**ASKED, "prompts": ("an organ",)}
     together = listener.each_steered("dose", directions, Way(), **asked)
     # Two twins; then twelve clips in four batches, where four of each alone would take six.
@@ -140,11 +141,7 @@ def test_prompts_of_one_length_run_together_in_a_melody_model(tmp_path, monkeypa
     lens, prompts = listener.lens, LOUD.neutral
     lengths = {prompt: len(lens.text_tokens(prompt)) for prompt in prompts}
     assert len(set(lengths.values())) > 1
-    played = []
-    monkeypatch.setattr(
-        listener, "_play", lambda cells, *rest: played.append(cells) or _played(cells, *rest)
-    )
-    _played = Hearing._play.__get__(listener)
+    played = watched(listener, monkeypatch)
     rows = listener.prompted("twins", prompts, (0, 1))
     assert [(row["prompt"], row["seed"]) for row in rows] == [
         (p, s) for p in prompts for s in (0, 1)

@@ -53,6 +53,24 @@ def test_orthogonal_keeps_singular_vectors_and_levels_the_values(shape):
     assert leveled.diagonal().max() < 1.3
 
 
+def test_a_closure_makes_the_gradients():
+    called, given = matrices(), matrices()
+
+    def closure() -> float:
+        loss = sum((matrix**3).sum() for matrix in called)
+        loss.backward()
+        return loss.item()
+
+    loss = Muon(called, 0.01, dtype=torch.float32).step(closure)
+    assert loss == pytest.approx(sum((matrix**3).sum().item() for matrix in given))
+    for matrix in given:
+        matrix.grad = 3 * matrix.detach() ** 2
+    Muon(given, 0.01, dtype=torch.float32).step()
+    for one, other, before in zip(called, given, matrices(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+        assert not torch.equal(one, before)
+
+
 def test_a_matrix_without_a_gradient_stays():
     given = matrices()
     before = given[0].detach().clone()

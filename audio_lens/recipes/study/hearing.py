@@ -78,6 +78,17 @@ class Cell:
 _Key = tuple[str, str, int, float]
 
 
+def steering_of(lens: "AudioLens", directions: Mapping[str, Direction], way: Way) -> Put:
+    """What steers every cell of a batch by the direction that it names."""
+    at_site = {name: direction.at(way.site) for name, direction in directions.items()}
+
+    def put(batch: Sequence[Cell]) -> list[Intervention]:
+        own = [(at_site[cell.direction], cell.coefficient) for cell in batch]
+        return interventions_by_row(lens, own, **way.options())
+
+    return put
+
+
 def in_batches(lens: "AudioLens", cells: Sequence[Cell], rows_at_once: int) -> list[list[Cell]]:
     """Cells that run together.
 
@@ -212,14 +223,8 @@ class Hearing:
             Cell(prompt, seed, dose, name)
             for name, dose, prompt, seed in product(directions, doses, prompts, seeds)
         ]
-        at_site = {name: direction.at(way.site) for name, direction in directions.items()}
-
-        def put(batch: Sequence[Cell]) -> list[Intervention]:
-            own = [(at_site[cell.direction], cell.coefficient) for cell in batch]
-            return interventions_by_row(self.lens, own, **way.options())
-
         rows = {name: unsteered[:] if 0 in coefficients else [] for name in directions}
-        for row in self._complete(stage, way, cells, put):
+        for row in self._complete(stage, way, cells, steering_of(self.lens, directions, way)):
             rows[row["direction"]].append(row)
         return {
             name: [self._beside(row, twins[row["prompt"], row["seed"]]) for row in found]
