@@ -136,11 +136,18 @@ def _last_logits(
 
 def _draw(logits: Tensor, warpers: Any, generators: list[torch.Generator], sample: bool) -> Tensor:
     """One code per row and codebook, `[rows codebook]`."""
+    if logits.isnan().any():
+        raise InputError(
+            "the model's logits are NaN: what is added is too large for its numbers (try a smaller "
+            "coefficient or dtype='float32'), or -inf stands in both halves of guidance (write "
+            "torch.finfo(dtype).min to rule a code out)."
+        )
     if not sample:
         return logits.argmax(-1)
     probabilities = warpers(None, logits.flatten(0, 1)).softmax(-1).unflatten(0, logits.shape[:2])
-    drawn = [
-        torch.multinomial(row, num_samples=1, generator=generator).squeeze(-1)
-        for row, generator in zip(probabilities, generators, strict=True)
-    ]
-    return torch.stack(drawn)
+    # What `torch.multinomial` does with one sample, to the bit, in one go for all rows but for the
+    # numbers, which each row draws for itself.
+    noise = torch.empty_like(probabilities)
+    for row, generator in zip(noise, generators, strict=True):
+        row.exponential_(generator=generator)
+    return (probabilities / noise).argmax(-1)
