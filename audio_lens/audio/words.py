@@ -214,6 +214,11 @@ def contexts() -> tuple[Context, ...]:
     )
 
 
+#: Places of twenty contexts for a first look: every instrument, genre and word pair twice, every
+#: template four times.
+FEW_CONTEXTS = tuple(sorted(10 * i + (i + shift) % 10 for i in range(10) for shift in (0, 1)))
+
+
 def pole_prompts(concept: str, only: Collection[int] | None = None) -> PolePrompts:
     """The 100 matched prompt pairs of a concept ("tempo" or "timbre"), or those of some word pairs.
 

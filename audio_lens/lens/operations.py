@@ -74,7 +74,7 @@ def _state(vector: Any, tensor: Tensor) -> tuple[Any, ...] | None:
     return id(vector), vector._version, tensor.dtype, tensor.device
 
 
-def _times(coefficient: Strength, values: Tensor) -> Tensor:
+def scaled(coefficient: Strength, values: Tensor) -> Tensor:
     """The product, rounded once: a list of one number does what the number does."""
     if isinstance(coefficient, Tensor):
         return (coefficient * values.to(coefficient.dtype)).to(values.dtype)
@@ -101,7 +101,7 @@ class add(VectorOperation):  # noqa: N801 - reads as the operation it is
         vector = self.at(tensor, hook)
         state, _ = self._placed[hook.site]
         if isinstance(coefficient, Tensor) or state is None:
-            return _times(coefficient, vector)
+            return scaled(coefficient, vector)
         # One number at every step is the common case: its product is worth remembering.
         of, by, product = self._last.get(hook.site, (None, None, vector))
         if of != state or by != coefficient:
@@ -132,7 +132,7 @@ class project_out(VectorOperation):  # noqa: N801
     by_length = False
 
     def __call__(self, tensor: Tensor, coefficient: Strength, hook: "Hook") -> Tensor:
-        return tensor - _times(coefficient, _along(tensor, self.at(tensor, hook)))
+        return tensor - scaled(coefficient, _along(tensor, self.at(tensor, hook)))
 
 
 class clamp(VectorOperation):  # noqa: N801
@@ -146,7 +146,7 @@ class clamp(VectorOperation):  # noqa: N801
 
     def __call__(self, tensor: Tensor, coefficient: Strength, hook: "Hook") -> Tensor:
         vector = self.at(tensor, hook)
-        return tensor - _along(tensor, vector) + _times(coefficient, vector)
+        return tensor - _along(tensor, vector) + scaled(coefficient, vector)
 
 
 def _along(tensor: Tensor, vector: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """The demo: both concepts steered on the toy in minutes, measured, and said no more than shown.
 
-Five coefficients, eight neutral prompts with two seeds each, and three random directions of the
-same length at the outermost coefficients. A study, with enough clips to claim effects, is another
-matter; where this one cannot tell, it says so.
+Five coefficients, eight neutral prompts with two seeds each, and four random directions of the same
+length at the outermost coefficients: two that point anywhere, and two drawn where activations vary.
+A study, with enough clips to claim effects, is another matter; where this one cannot tell, it says
+so.
 """
 
 import csv
@@ -17,13 +18,15 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from audio_lens.analysis.controls import Kind, controls
 from audio_lens.analysis.directions import Direction
-from audio_lens.analysis.poles import difference_in_means
+from audio_lens.analysis.poles import gather_poles
 from audio_lens.analysis.statistics import Estimate, bootstrap, mean_over_prompts, slopes
 from audio_lens.audio.clip import Clip
+from audio_lens.audio.measures import MEASURES
 from audio_lens.audio.quality import Vitals, quality_guard, vitals
 from audio_lens.audio.timbre import spectral_centroid
-from audio_lens.audio.words import neutral_prompts
+from audio_lens.audio.words import FEW_CONTEXTS, neutral_prompts
 from audio_lens.lens.loading import CHECKPOINTS
 from audio_lens.recipes.concept import CONCEPTS, Concept, concept
 from audio_lens.recipes.study.choosing import Choice
@@ -58,8 +61,10 @@ class DemoSettings:
     seconds: float = 6.0
     n_prompts: int = 8
     seeds: tuple[int, ...] = (1000, 1001)
-    n_random: int = 3
-    n_pairs: int = 34
+    n_random: int = 2
+    """Of each kind."""
+    random_kinds: tuple[Kind, ...] = ("isotropic", "matched")
+    pairs: tuple[int, ...] = FEW_CONTEXTS
     direction_seconds: float = 6.0
     direction_seed: int = 2000
     guidance_scale: float = 3.0
@@ -72,19 +77,21 @@ class Row:
 
     concept: str
     direction: str
-    """`real`, or `random 1` and so on."""
+    """`real`, or a random one: `isotropic 1` and so on."""
     coefficient: float
     prompt: str
     seed: int
     bpm: float
-    """By the pulse below 160 Hz."""
+    """By the pulse below 160 Hz. Of random directions, what the concept is heard by is measured
+    alone: other measures are NaN."""
     beat: float
     """BPM by the felt beat of the full band, often an octave off."""
     centroid: float
     change: float
     """From its twin, in the concept's unit; NaN where either has no value."""
     failed: str
-    """Rules of the quality guard that it fails, against its twin; empty where it passes."""
+    """Rules of the quality guard that it fails, against its twin; empty where it passes, and
+    `not judged` for random directions."""
     clip: Clip
 
 
@@ -129,16 +136,16 @@ class Outcome:
         outer = (self.coefficients[0], self.coefficients[-1])
         return max(abs(bootstrap(self.grid("change", direction, c), draws=1).value) for c in outer)
 
-    def random_changes(self) -> list[float]:
-        """`largest_change` of each random direction."""
+    def random_changes(self) -> dict[str, float]:
+        """`largest_change` of each random direction, by its name."""
         names = sorted({row.direction for row in self.rows if row.direction != "real"})
-        return [self.largest_change(name) for name in names]
+        return {name: self.largest_change(name) for name in names}
 
     @property
     def n_random_as_large(self) -> int:
         """How many random directions change it as much as the real one."""
         real = self.largest_change("real")
-        return sum(not change < real for change in self.random_changes())
+        return sum(not change < real for change in self.random_changes().values())
 
 
 _COLUMNS = {"pulse_bpm": "bpm", "beat_bpm": "beat", "spectral_centroid": "centroid"}
@@ -159,7 +166,8 @@ def run_demo(
     settings, choices = settings or DemoSettings(), choices_of(lens)
     cells = product(_prompts(settings.n_prompts), settings.seeds, [0.0], ["real"])
     twins = list(starmap(Cell, cells))
-    unsteered = list(_heard(lens, "unsteered", twins, lambda batch: [], settings, progress))
+    made = _made(lens, "unsteered", twins, lambda batch: [], settings, progress)
+    unsteered = [_everything(cell, clip) for cell, clip in made]
     return [
         _run_concept(lens, concept(name).on(lens), choices[name], unsteered, settings, progress)
         for name in concepts
@@ -174,11 +182,10 @@ def _run_concept(
     settings: DemoSettings,
     progress: bool,
 ) -> Outcome:
-    stride = -(-len(concept.positive) // settings.n_pairs)
-    direction = difference_in_means(
+    poles = gather_poles(
         lens,
-        positive=concept.positive[::stride],
-        negative=concept.negative[::stride],
+        positive=[concept.positive[place] for place in settings.pairs],
+        negative=[concept.negative[place] for place in settings.pairs],
         site=choice.way.site,
         pool=choice.pool,
         seconds=settings.direction_seconds,
@@ -186,12 +193,14 @@ def _run_concept(
         guidance_scale=settings.guidance_scale,
         progress=progress,
     )
-    random = {f"random {n + 1}": direction.random_like(seed=n) for n in range(settings.n_random)}
+    direction = poles.difference_in_means()
+    drawn = controls(direction, n=settings.n_random, kinds=settings.random_kinds, poles=poles)
+    random = {f"{kind} {n}": one for kind, of in drawn.items() for n, one in enumerate(of, 1)}
     put = steering_of(lens, {"real": direction} | random, choice.way)
     cells = list(_steered(choice, list(random), settings))
-    heard = [(replace(row, concept=concept.name), life) for row, life in unsteered]
-    heard += _heard(lens, concept.name, cells, put, settings, progress)
-    return Outcome(concept, direction, tuple(_beside_twins(concept, heard)), choice)
+    made = _made(lens, concept.name, cells, put, settings, progress)
+    heard = [_heard(concept, cell, clip) for cell, clip in made]
+    return Outcome(concept, direction, tuple(_beside_twins(concept, [*unsteered, *heard])), choice)
 
 
 def _steered(choice: Choice, random: Sequence[str], settings: DemoSettings) -> Iterator[Cell]:
@@ -202,15 +211,15 @@ def _steered(choice: Choice, random: Sequence[str], settings: DemoSettings) -> I
         yield from (Cell(prompt, seed, *run) for run in runs)
 
 
-def _heard(
+def _made(
     lens: "AudioLens",
     what: str,
     cells: Sequence[Cell],
     put: Put,
     settings: DemoSettings,
     progress: bool,
-) -> Iterator[tuple[Row, Vitals]]:
-    """What is heard in the clips of cells, made in batches of mixed directions."""
+) -> Iterator[tuple[Cell, Clip]]:
+    """The clips of cells, made in batches of mixed directions."""
     batches = in_batches(lens, cells, settings.rows_at_once)
     for batch in tqdm(batches, desc=what, disable=not progress):
         with lens.intervene(*put(batch)):
@@ -221,22 +230,29 @@ def _heard(
                 guidance_scale=settings.guidance_scale,
                 progress=progress,
             )
-        for cell, clip in zip(batch, clips, strict=True):
-            life = vitals(clip.samples, clip.sample_rate)
-            row = Row(
-                concept=what,
-                direction=cell.direction,
-                coefficient=cell.coefficient,
-                prompt=cell.prompt,
-                seed=cell.seed,
-                bpm=life.pulse,
-                beat=life.beat,
-                centroid=spectral_centroid(clip.samples, clip.sample_rate),
-                change=float("nan"),
-                failed="",
-                clip=clip,
-            )
-            yield row, life
+        yield from zip(batch, clips, strict=True)
+
+
+def _row(cell: Cell, clip: Clip, **heard: float) -> Row:
+    """Of what was heard by column; concept, change and guard follow beside the twin."""
+    named = {"bpm": float("nan"), "beat": float("nan"), "centroid": float("nan")} | heard
+    return Row("", cell.direction, cell.coefficient, cell.prompt, cell.seed, **named,
+               change=float("nan"), failed="not judged", clip=clip)  # fmt: skip
+
+
+def _everything(cell: Cell, clip: Clip) -> tuple[Row, Vitals]:
+    """All that is measured in a clip, and what the guard looks at."""
+    life = vitals(clip.samples, clip.sample_rate)
+    centroid = spectral_centroid(clip.samples, clip.sample_rate)
+    return _row(cell, clip, bpm=life.pulse, beat=life.beat, centroid=centroid), life
+
+
+def _heard(concept: Concept, cell: Cell, clip: Clip) -> tuple[Row, Vitals | None]:
+    """Everything under the real direction; under random ones what the concept is heard by."""
+    if cell.direction == "real":
+        return _everything(cell, clip)
+    heard = MEASURES[concept.heard](clip.samples, clip.sample_rate)
+    return _row(cell, clip, **{_COLUMNS[concept.heard]: heard}), None
 
 
 def _prompts(n: int) -> tuple[str, ...]:
@@ -245,7 +261,7 @@ def _prompts(n: int) -> tuple[str, ...]:
     return tuple(prompts[:: max(1, len(prompts) // n)][:n])
 
 
-def _beside_twins(concept: Concept, heard: list[tuple[Row, Vitals]]) -> Iterator[Row]:
+def _beside_twins(concept: Concept, heard: Sequence[tuple[Row, Vitals | None]]) -> Iterator[Row]:
     """Rows beside their twin, the unsteered clip of the same prompt and seed: change and guard."""
     column = _COLUMNS[concept.heard]
     twins = {
@@ -255,8 +271,11 @@ def _beside_twins(concept: Concept, heard: list[tuple[Row, Vitals]]) -> Iterator
     }
     for row, life in heard:
         value, twin = twins[row.prompt, row.seed]
-        failed = ", ".join(quality_guard(life, twin).failures)
-        yield replace(row, change=concept.change(getattr(row, column), value), failed=failed)
+        change = concept.change(getattr(row, column), value)
+        row = replace(row, concept=concept.name, change=change)
+        if life and twin:
+            row = replace(row, failed=", ".join(quality_guard(life, twin).failures))
+        yield row
 
 
 # -- what is shown and written ----------------------------------------------------------------
@@ -299,7 +318,7 @@ def _line(outcome: Outcome, coefficient: float) -> str:
 
 def _random_line(outcome: Outcome) -> str:
     changes = outcome.random_changes()
-    shown = ", ".join(f"{change:.2f}" for change in changes)
+    shown = ", ".join(f"{change:.2f} ({name})" for name, change in changes.items())
     low, high = outcome.coefficients[0], outcome.coefficients[-1]
     return (
         f"  at {low:+.3g} and {high:+.3g} it changes by up to "

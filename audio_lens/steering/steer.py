@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from audio_lens.analysis.directions import Direction
 from audio_lens.errors import InputError, did_you_mean
 from audio_lens.lens.intervention import Coefficient, Intervention
-from audio_lens.lens.operations import Operation, add
-from audio_lens.lens.run import Branch
+from audio_lens.lens.operations import Operation, add, scaled
+from audio_lens.lens.run import Branch, Hook
 from audio_lens.lens.schedules import Schedule, as_window
 from audio_lens.lens.schedules import window as window_of
 from audio_lens.lens.sites import BEFORE
@@ -89,18 +92,35 @@ def interventions_by_row(
 ) -> list[Intervention]:
     """As `interventions`, for a batch whose every row has a direction and coefficient of its own.
 
-    Each direction has 0 in the rows of the others, which leaves them as they are.
+    Directions are added, each row's in one go: to the bit what each does alone. Raises InputError
+    for directions that do not act at the same sites and layers.
     """
-    return [
-        intervention
-        for one in dict.fromkeys(direction for direction, _ in steered)
-        for intervention in interventions(
-            lens,
-            one,
-            coefficient=[number if direction is one else 0.0 for direction, number in steered],
-            **options,
+    directions = list(dict.fromkeys(direction for direction, _ in steered))
+    own = torch.tensor([directions.index(direction) for direction, _ in steered])
+    strength = torch.tensor([number for _, number in steered], dtype=torch.float32)
+    each = [interventions(lens, one, coefficient=strength, **options) for one in directions]
+    if len({repr([(one.site, one.layers) for one in made]) for made in each}) > 1:
+        raise InputError(
+            "rows have directions that act at different sites or layers: steer them in runs apart."
         )
+    return [
+        replace(same[0], op=_add_own([one.op.vector for one in same], own))
+        for same in zip(*each, strict=True)
     ]
+
+
+def _add_own(directions: Sequence[Mapping[int, Tensor]], own: Int[Tensor, " row"]) -> Operation:
+    """Add to every row the vector of its own direction; directions hold vectors by layer."""
+    stacked = {
+        layer: torch.stack([vectors[layer] for vectors in directions]) for layer in directions[0]
+    }
+
+    def add_own(tensor: Tensor, coefficient: Any, hook: Hook) -> Tensor:
+        vectors = stacked[hook.site.key[1]].to(tensor)[own[list(hook.rows)]]
+        ones = [1] * (tensor.ndim - vectors.ndim)
+        return tensor + scaled(coefficient, vectors.view(len(vectors), *ones, *vectors.shape[1:]))
+
+    return add_own
 
 
 def _made(op: Any, vectors: Mapping[int, Tensor]) -> Operation:

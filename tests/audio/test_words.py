@@ -10,6 +10,13 @@ from audio_lens.audio import words
 CONCEPTS = ("tempo", "timbre")
 
 
+def test_few_contexts_are_as_balanced_as_all():
+    few = [words.contexts()[place] for place in words.FEW_CONTEXTS]
+    for what, times in (("instrument", 2), ("genre", 2), ("pair", 2), ("template", 4)):
+        assert set(Counter(getattr(context, what) for context in few).values()) == {times}
+        assert len({getattr(context, what) for context in few}) == 20 // times
+
+
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_poles_are_identical_once_the_word_is_deleted(concept):
     prompts = words.pole_prompts(concept)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from audio_lens import AudioLens, Clip, Direction
+from audio_lens.analysis.controls import controls
 from audio_lens.analysis.statistics import Estimate
 from audio_lens.recipes.concept import concept
 from audio_lens.recipes.demo import (
@@ -25,7 +26,7 @@ from audio_lens.recipes.study.choosing import SIGNS, Choice
 from audio_lens.recipes.study.hearing import Way
 
 SMALL = DemoSettings(
-    seconds=2.0, n_prompts=2, seeds=(1, 2), n_random=2, n_pairs=2, direction_seconds=0.2
+    seconds=2.0, n_prompts=2, seeds=(1, 2), n_random=1, pairs=(0, 11), direction_seconds=0.2
 )
 
 
@@ -49,7 +50,23 @@ def test_what_the_demo_runs(outcomes):
             outcome.coefficients[0],
             outcome.coefficients[-1],
         }
-        assert outcome.direction.provenance["n_positive"] >= 2
+        assert outcome.direction.provenance["n_positive"] == 2
+        assert {row.direction for row in random} == {"isotropic 1", "matched 1"}
+
+
+def test_what_the_demo_runs_by_default():
+    settings = DemoSettings()
+    assert (settings.n_prompts, len(settings.seeds)) == (8, 2)
+    assert settings.n_random * len(settings.random_kinds) == 4
+    assert settings.seconds >= 6
+
+
+def test_of_random_directions_the_change_alone_is_heard(outcomes):
+    tempo, timbre = ([r for r in o.rows if r.direction != "real"] for o in outcomes)
+    assert all(np.isnan(row.centroid) and np.isnan(row.beat) for row in tempo)
+    assert all(np.isnan(row.bpm) and row.centroid > 0 for row in timbre)
+    assert {row.failed for row in [*tempo, *timbre]} == {"not judged"}
+    assert "not judged" not in {row.failed for row in outcomes[0].rows if row.direction == "real"}
 
 
 def test_unsteered_rows_are_the_twins(toy, outcomes):
@@ -59,11 +76,12 @@ def test_unsteered_rows_are_the_twins(toy, outcomes):
     assert (alone.codes == row.clip.codes).float().mean() > 0.95  # batch rounding may flip some
 
 
-@pytest.mark.parametrize("name", ["real", "random 2"])
+@pytest.mark.parametrize("name", ["real", "isotropic 1"])
 def test_every_row_is_steered_by_its_own_direction(toy, outcomes, name):
     outcome = outcomes[1]
     row = [r for r in outcome.rows if r.direction == name][-1]
-    direction = outcome.direction if name == "real" else outcome.direction.random_like(seed=1)
+    random = controls(outcome.direction, n=1, kinds=["isotropic"])["isotropic"][0]
+    direction = outcome.direction if name == "real" else random
     with toy.steer(direction, coefficient=row.coefficient, **outcome.choice.way.options()):
         (alone,) = toy.generate(row.prompt, seed=row.seed, seconds=2.0, progress=False)
     (plain,) = toy.generate(row.prompt, seed=row.seed, seconds=2.0, progress=False)
@@ -101,7 +119,7 @@ def planted(slope: float, noise: float, *, n_prompts: int = 8) -> Outcome:
                 rows.append(Row("tempo", "real", coefficient, str(prompt), seed, bpm, bpm, 900.0,
                                 change, "", clip))  # fmt: skip
                 if abs(coefficient) == 1:
-                    rows.append(replace(rows[-1], direction="random 1", change=0.01))
+                    rows.append(replace(rows[-1], direction="isotropic 1", change=0.01))
     vectors = {("resid_post", 2): torch.ones(4)}
     direction = Direction(vectors, provenance={"n_positive": 34})
     return Outcome(concept("tempo"), direction, tuple(rows), Choice(Way("one_to_one", 2), SIGNS))
@@ -114,7 +132,7 @@ def test_a_planted_effect_is_found():
     text = report(outcome)
     assert "sounds faster" in text
     assert f"{outcome.slope.value:+.2f} [" in text
-    assert outcome.random_changes() == [pytest.approx(0.01)]
+    assert outcome.random_changes() == {"isotropic 1": pytest.approx(0.01)}
     assert "random directions change it as much" not in text
     assert "sounds slower" in report(planted(-0.3, 0.05))
 
@@ -122,7 +140,7 @@ def test_a_planted_effect_is_found():
 def test_random_directions_that_do_as_much_are_admitted():
     outcome = planted(0.3, 0.05)
     rows = tuple(
-        replace(row, change=0.5) if row.direction == "random 1" else row for row in outcome.rows
+        replace(row, change=0.5) if row.direction == "isotropic 1" else row for row in outcome.rows
     )
     text = report(replace(outcome, rows=rows))
     assert "sounds faster" in text

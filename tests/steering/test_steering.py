@@ -312,6 +312,22 @@ def test_rows_have_directions_of_their_own(lens):
             assert torch.equal(together[place], plain[place]) == (number == 0)
 
 
+def test_a_row_says_only_what_is_done_to_it(lens):
+    rows = [(UP, 2.0), (UP.random_like(seed=1), -1.0)]
+    with lens.intervene(*interventions_by_row(lens, rows, source_layer=1)):
+        clips = lens.generate(["organ", "drums"], seconds=0.1, progress=False)
+    assert [clip.interventions for clip in clips] == [
+        ("steered at resid_post layer 1, both, raw x 2",),
+        ("steered at resid_post layer 1, both, raw x -1",),
+    ]
+
+
+def test_directions_of_other_layers_share_no_batch(lens):
+    elsewhere = Direction({("resid_post", 1): torch.ones(64)})
+    with pytest.raises(InputError, match="different sites or layers"):
+        interventions_by_row(lens, [(UP, 1.0), (elsewhere, 1.0)], strategy="all_to_all")
+
+
 def test_a_sweep_is_its_runs_one_by_one(lens):
     options = {"source_layer": 1, "window": (0.1, None), "branch": "cond"}
     rows = lens.sweep(
