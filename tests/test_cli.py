@@ -34,6 +34,18 @@ def test_generate(tmp_path, capsys):
     assert str(out) in capsys.readouterr().out
 
 
+def test_demo(tmp_path, capsys):
+    assert main(["demo", "--quick", "--quiet", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    for name in ("tempo", "timbre"):
+        said = (tmp_path / name / "report.txt").read_text()
+        assert said.startswith(f"{name}: difference in means of 2 matched prompt pairs")
+        assert said in printed
+    assert printed.index("tempo:") < printed.index("timbre:")
+    assert main(["demo", "--model", "/no/such/folder", "--out", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err.startswith("audio-lens: no folder at")
+
+
 def test_bad_input_is_one_line(capsys):
     assert main(["check", "/no/such/folder"]) == 1
     assert capsys.readouterr().err.startswith("audio-lens: no folder at")

@@ -107,8 +107,16 @@ def beat_bpm(audio: Any, sample_rate: int) -> float:
     >>> round(beat_bpm(plucks, 16000))
     120
     """
-    seconds = beat_times(audio, sample_rate)
-    if len(seconds) == 0:
+    return bpm_of_beats(beat_times(audio, sample_rate))
+
+
+def bpm_of_beats(seconds: Float[np.ndarray, " beat"]) -> float:
+    """Tempo by the Theil-Sen slope of beat times, in BPM; NaN for fewer than five beats.
+
+    >>> round(bpm_of_beats(np.array([0.0, 0.5, 1.0, 1.6, 2.0, 2.5])))
+    120
+    """
+    if len(seconds) < _FEWEST_BEATS:
         return float("nan")
     return 60 / float(stats.theilslopes(seconds, np.arange(len(seconds)))[0])
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from audio_lens.audio.beat import beat_bpm, beat_clarity
 from audio_lens.audio.closeness import chroma_closeness, log_mel_distance
@@ -83,11 +84,22 @@ def in_change_units(name: str, value: float) -> float:
     return value if name in _DIFFERENCES else float(np.log2(value))
 
 
-def evaluate(audio: Any, sample_rate: int, only: tuple[str, ...] = ()) -> dict[str, float]:
+Window = tuple[float, float | None]
+"""Start and stop in seconds, as `steer` takes it; None is the end."""
+
+_TEMPI = ("pulse_bpm", "beat_bpm", "density")
+"""What needs several beats: not told of a shorter window than this."""
+_SHORTEST_FOR_TEMPO = 6.0
+
+
+def evaluate(
+    audio: Any, sample_rate: int, only: tuple[str, ...] = (), *, window: Window | None = None
+) -> dict[str, float]:
     """What is heard in a clip: each measure by name, or those in `only`, in their order.
 
-    audio: float [sample] or [channel sample]; sample_rate: Hz. Raises InputError for a malformed
-    array or an unknown name.
+    audio: float [sample] or [channel sample]; sample_rate: Hz; window: measure this part alone, as
+    where a clip was steered there alone. A window under 6 s gives no tempo. Raises InputError for a
+    malformed array, an unknown name or a window that is not inside the clip.
 
     >>> import numpy as np
     >>> tone = 0.1 * np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)
@@ -96,15 +108,40 @@ def evaluate(audio: Any, sample_rate: int, only: tuple[str, ...] = ()) -> dict[s
     """
     if unknown := sorted(set(only) - set(MEASURES)):
         raise InputError(f"no measure {unknown[0]!r}: expected one of {', '.join(MEASURES)}")
+    wave = _within(audio, sample_rate, window)
+    short = window is not None and wave.shape[-1] < _SHORTEST_FOR_TEMPO * sample_rate
+    return {
+        name: float("nan") if short and name in _TEMPI else MEASURES[name](wave, sample_rate)
+        for name in only or MEASURES
+    }
+
+
+def _within(
+    audio: Any, sample_rate: int, window: Window | None
+) -> Float[np.ndarray, "channel sample"]:
+    """The part of a clip that lies in a window."""
     wave = as_channels(audio, sample_rate)
-    return {name: MEASURES[name](wave, sample_rate) for name in only or MEASURES}
+    if window is None:
+        return wave
+    length = wave.shape[-1] / sample_rate
+    start, stop = window if len(window) == 2 else (float("nan"), None)
+    stop = length if stop is None else stop
+    if not 0 <= start < stop <= length + 1 / sample_rate:
+        raise InputError(
+            f"window={window}: expected start and stop in seconds, such as (2.0, {length:g}), "
+            f"inside the clip's {length:g} s"
+        )
+    return wave[:, round(start * sample_rate) : round(stop * sample_rate)]
 
 
-def compare(audio: Any, twin: Any, sample_rate: int) -> dict[str, float]:
+def compare(
+    audio: Any, twin: Any, sample_rate: int, *, window: Window | None = None
+) -> dict[str, float]:
     """What changed from the twin: tempo and onsets in octaves, timbre and register in semitones.
 
     `suspect` is 1.0 where the change of the pulse looks like a jump to another metrical level.
-    NaN where either clip has no value. Raises InputError for a malformed array.
+    window: of both clips, as `evaluate` takes it. NaN where either clip has no value. Raises
+    InputError for a malformed array or a window that is not inside the clips.
 
     >>> import numpy as np
     >>> tone = 0.1 * np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)
@@ -114,7 +151,9 @@ def compare(audio: Any, twin: Any, sample_rate: int) -> dict[str, float]:
     rates = ("pulse_bpm", "beat_bpm", "onset_rate")
     tones = ("spectral_centroid", "harmonic_centroid", "rolloff")
     plain = ("register", "loudness", "flatness")
-    new, old = (evaluate(clip, sample_rate, (*rates, *tones, *plain)) for clip in (audio, twin))
+    asked = (*rates, *tones, *plain)
+    new, old = (evaluate(clip, sample_rate, asked, window=window) for clip in (audio, twin))
+    parts = (_within(audio, sample_rate, window), _within(twin, sample_rate, window))
     pulse, beat, onsets = (_octaves(new[name], old[name]) for name in rates)
     centroid, harmonic, top = (semitones(new[name], old[name]) for name in tones)
     return {
@@ -128,8 +167,8 @@ def compare(audio: Any, twin: Any, sample_rate: int) -> dict[str, float]:
         "register_semitones": new["register"] - old["register"],
         "flatness": new["flatness"] - old["flatness"],
         "loudness": new["loudness"] - old["loudness"],
-        "chroma_closeness": chroma_closeness(audio, twin, sample_rate),
-        "log_mel_distance": log_mel_distance(audio, twin, sample_rate),
+        "chroma_closeness": chroma_closeness(*parts, sample_rate),
+        "log_mel_distance": log_mel_distance(*parts, sample_rate),
     }
 
 

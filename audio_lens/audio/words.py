@@ -214,9 +214,9 @@ def contexts() -> tuple[Context, ...]:
     )
 
 
-#: Places of twenty contexts for a first look: every instrument, genre and word pair twice, every
-#: template four times.
-FEW_CONTEXTS = tuple(sorted(10 * i + (i + shift) % 10 for i in range(10) for shift in (0, 1)))
+#: Places of forty contexts for a first look: every instrument, genre and word pair four times,
+#: every template eight times.
+FEW_CONTEXTS = tuple(sorted(10 * i + (i + shift) % 10 for i in range(10) for shift in range(4)))
 
 
 def pole_prompts(concept: str, only: Collection[int] | None = None) -> PolePrompts:

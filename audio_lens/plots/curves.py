@@ -1,7 +1,6 @@
 """Curves: what a coefficient does to what is heard, and how soon a direction stands."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
@@ -13,17 +12,10 @@ if TYPE_CHECKING:
     from audio_lens.recipes.demo import Outcome
 
 
-def dose_response(outcomes: Sequence["Outcome"]) -> Figure:
-    """One panel per concept: median change with its interval, random directions beside it."""
-    figure = Picture(figsize=(5.2 * len(outcomes), 4), layout="constrained")
-    panels = figure.subplots(1, len(outcomes), squeeze=False)[0]
-    for panel, outcome in zip(panels, outcomes, strict=True):
-        _panel(panel, outcome)
-    return figure
-
-
-def _panel(panel: Any, outcome: "Outcome") -> None:
-    concept = outcome.concept
+def dose_response(outcome: "Outcome") -> Figure:
+    """A concept's median change with its interval, random directions beside it."""
+    figure = Picture(figsize=(5.2, 4), layout="constrained")
+    panel, concept = figure.subplots(), outcome.concept
     cells = [bootstrap(outcome.grid("change", "real", c)) for c in outcome.coefficients]
     values = [cell.value for cell in cells]
     panel.axhline(0, color="0.8", linewidth=1)
@@ -45,6 +37,7 @@ def _panel(panel: Any, outcome: "Outcome") -> None:
     panel.set_xlabel("coefficient")
     panel.set_ylabel(f"change from the unsteered twin ({concept.change_unit})")
     panel.legend(frameon=False, fontsize="small")
+    return figure
 
 
 def stability_curves(found: "Stability") -> Figure:

@@ -1,4 +1,4 @@
-"""The demo: both concepts steered on the toy in minutes, measured, and said no more than shown.
+"""The demo: a concept steered on the toy in minutes, measured, and said no more than shown.
 
 Five coefficients, eight neutral prompts with two seeds each, and four random directions of the same
 length at the outermost coefficients: two that point anywhere, and two drawn where activations vary.
@@ -9,8 +9,8 @@ so.
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import product, starmap
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from audio_lens.analysis.directions import Direction
 from audio_lens.analysis.poles import gather_poles
 from audio_lens.analysis.statistics import Estimate, bootstrap, mean_over_prompts, slopes
 from audio_lens.audio.clip import Clip
-from audio_lens.audio.measures import MEASURES
 from audio_lens.audio.quality import Vitals, quality_guard, vitals
 from audio_lens.audio.timbre import spectral_centroid
 from audio_lens.audio.words import FEW_CONTEXTS, neutral_prompts
@@ -71,11 +70,16 @@ class DemoSettings:
     rows_at_once: int = 80
 
 
+#: A rehearsal of the whole demo; its numbers mean nothing.
+QUICK = DemoSettings(
+    seconds=2.0, n_prompts=2, seeds=(1000,), n_random=1, pairs=(0, 11), direction_seconds=0.2
+)
+
+
 @dataclass(frozen=True)
 class Row:
     """One clip of the demo and what was heard in it."""
 
-    concept: str
     direction: str
     """`real`, or a random one: `isotropic 1` and so on."""
     coefficient: float
@@ -154,38 +158,18 @@ _COLUMNS = {"pulse_bpm": "bpm", "beat_bpm": "beat", "spectral_centroid": "centro
 
 def run_demo(
     lens: "AudioLens",
+    name: str,
     *,
-    concepts: Sequence[str] = ("tempo", "timbre"),
     settings: DemoSettings | None = None,
     progress: bool = True,
-) -> list[Outcome]:
-    """Make the directions, steer by them and by random ones, and measure every clip.
-
-    The unsteered clips are the same for every concept, and made once.
-    """
-    settings, choices = settings or DemoSettings(), choices_of(lens)
-    cells = product(_prompts(settings.n_prompts), settings.seeds, [0.0], ["real"])
-    twins = list(starmap(Cell, cells))
-    made = _made(lens, "unsteered", twins, lambda batch: [], settings, progress)
-    unsteered = [_everything(cell, clip) for cell, clip in made]
-    return [
-        _run_concept(lens, concept(name).on(lens), choices[name], unsteered, settings, progress)
-        for name in concepts
-    ]
-
-
-def _run_concept(
-    lens: "AudioLens",
-    concept: Concept,
-    choice: Choice,
-    unsteered: Sequence[tuple[Row, Vitals]],
-    settings: DemoSettings,
-    progress: bool,
 ) -> Outcome:
+    """Make a concept's direction, steer by it and by random ones, and measure every clip."""
+    settings = settings or DemoSettings()
+    asked, choice = concept(name).on(lens), choices_of(lens)[name]
     poles = gather_poles(
         lens,
-        positive=[concept.positive[place] for place in settings.pairs],
-        negative=[concept.negative[place] for place in settings.pairs],
+        positive=[asked.positive[place] for place in settings.pairs],
+        negative=[asked.negative[place] for place in settings.pairs],
         site=choice.way.site,
         pool=choice.pool,
         seconds=settings.direction_seconds,
@@ -197,15 +181,15 @@ def _run_concept(
     drawn = controls(direction, n=settings.n_random, kinds=settings.random_kinds, poles=poles)
     random = {f"{kind} {n}": one for kind, of in drawn.items() for n, one in enumerate(of, 1)}
     put = steering_of(lens, {"real": direction} | random, choice.way)
-    cells = list(_steered(choice, list(random), settings))
-    made = _made(lens, concept.name, cells, put, settings, progress)
-    heard = [_heard(concept, cell, clip) for cell, clip in made]
-    return Outcome(concept, direction, tuple(_beside_twins(concept, [*unsteered, *heard])), choice)
+    cells = list(_cells(choice, list(random), settings))
+    made = _made(lens, cells, put, settings, progress)
+    heard = [_heard(asked, cell, clip) for cell, clip in made]
+    return Outcome(asked, direction, tuple(_beside_twins(asked, heard)), choice)
 
 
-def _steered(choice: Choice, random: Sequence[str], settings: DemoSettings) -> Iterator[Cell]:
-    """The real direction at every coefficient but 0, random ones at the outermost."""
-    doses = [dose for dose in strengths(choice) if dose]
+def _cells(choice: Choice, random: Sequence[str], settings: DemoSettings) -> Iterator[Cell]:
+    """The real direction at every coefficient, random ones at the outermost."""
+    doses = strengths(choice)
     runs = [*product(doses, ["real"]), *product((doses[0], doses[-1]), random)]
     for prompt, seed in product(_prompts(settings.n_prompts), settings.seeds):
         yield from (Cell(prompt, seed, *run) for run in runs)
@@ -213,7 +197,6 @@ def _steered(choice: Choice, random: Sequence[str], settings: DemoSettings) -> I
 
 def _made(
     lens: "AudioLens",
-    what: str,
     cells: Sequence[Cell],
     put: Put,
     settings: DemoSettings,
@@ -221,7 +204,7 @@ def _made(
 ) -> Iterator[tuple[Cell, Clip]]:
     """The clips of cells, made in batches of mixed directions."""
     batches = in_batches(lens, cells, settings.rows_at_once)
-    for batch in tqdm(batches, desc=what, disable=not progress):
+    for batch in tqdm(batches, desc="clips", disable=not progress):
         with lens.intervene(*put(batch)):
             clips = lens.generate(
                 [cell.prompt for cell in batch],
@@ -234,9 +217,9 @@ def _made(
 
 
 def _row(cell: Cell, clip: Clip, **heard: float) -> Row:
-    """Of what was heard by column; concept, change and guard follow beside the twin."""
+    """What was heard, by column; change and guard follow beside the twin."""
     named = {"bpm": float("nan"), "beat": float("nan"), "centroid": float("nan")} | heard
-    return Row("", cell.direction, cell.coefficient, cell.prompt, cell.seed, **named,
+    return Row(cell.direction, cell.coefficient, cell.prompt, cell.seed, **named,
                change=float("nan"), failed="not judged", clip=clip)  # fmt: skip
 
 
@@ -251,7 +234,7 @@ def _heard(concept: Concept, cell: Cell, clip: Clip) -> tuple[Row, Vitals | None
     """Everything under the real direction; under random ones what the concept is heard by."""
     if cell.direction == "real":
         return _everything(cell, clip)
-    heard = MEASURES[concept.heard](clip.samples, clip.sample_rate)
+    heard = concept.measure(clip.samples, clip.sample_rate)
     return _row(cell, clip, **{_COLUMNS[concept.heard]: heard}), None
 
 
@@ -271,8 +254,7 @@ def _beside_twins(concept: Concept, heard: Sequence[tuple[Row, Vitals | None]]) 
     }
     for row, life in heard:
         value, twin = twins[row.prompt, row.seed]
-        change = concept.change(getattr(row, column), value)
-        row = replace(row, concept=concept.name, change=change)
+        row = replace(row, change=concept.change(getattr(row, column), value))
         if life and twin:
             row = replace(row, failed=", ".join(quality_guard(life, twin).failures))
         yield row
@@ -342,50 +324,38 @@ def _claim(outcome: Outcome) -> str:
     return said
 
 
-def write(
-    outcomes: Sequence[Outcome], out: str | Path, settings: DemoSettings, model_name: str
-) -> Path:
-    """Clips with their twins, the curves, the rows, the directions and the configuration."""
+def write(outcome: Outcome, out: str | Path, settings: DemoSettings, model_name: str) -> Path:
+    """Clips with their twins, the curve, the rows, the direction and the configuration."""
     from audio_lens.plots.curves import dose_response
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    paths: dict[int, str] = {}
-    for outcome in outcomes:
-        outcome.direction.save(out / f"{outcome.concept.name}.safetensors")
-        for row in outcome.rows:
-            if row.direction == "real":
-                paths[id(row)] = str(_save_clip(row, out).relative_to(out))
-    _write_rows(outcomes, paths, out / "rows.csv")
-    dose_response(outcomes).savefig(out / "curves.png", dpi=120)
+    outcome.direction.save(out / "direction.safetensors")
+    _write_rows(outcome.rows, out)
+    dose_response(outcome).savefig(out / "curve.png", dpi=120)
     configuration: dict[str, Any] = {
         "model": model_name,
         "settings": asdict(settings),
-        "choices": {o.concept.name: o.choice.as_json() for o in outcomes},
-        "directions": {o.concept.name: dict(o.direction.provenance) for o in outcomes},
+        "choice": outcome.choice.as_json(),
+        "direction": dict(outcome.direction.provenance),
     }
     (out / "config.json").write_text(json.dumps(configuration, indent=2) + "\n")
-    (out / "report.txt").write_text("\n\n".join(map(report, outcomes)) + "\n")
+    (out / "report.txt").write_text(report(outcome) + "\n")
     return out
 
 
-def _save_clip(row: Row, out: Path) -> Path:
-    """One folder per concept, prompt and seed: `+0.flac` is the twin of the others in it."""
-    words = "-".join(row.prompt.lower().replace(",", "").split())
-    return row.clip.save(
-        out / "clips" / row.concept / f"{words}-seed{row.seed}" / f"{row.coefficient:+g}.flac"
-    )
-
-
-def _write_rows(outcomes: Sequence[Outcome], paths: dict[int, str], path: Path) -> None:
-    columns = [
-        "concept", "direction", "coefficient", "prompt", "seed", "bpm", "beat", "centroid",
-        "change", "failed",
-    ]  # fmt: skip
-    with path.open("w", newline="") as file:
+def _write_rows(rows: Sequence[Row], out: Path) -> None:
+    """The table, and the clips of the real direction beside it."""
+    columns = [field.name for field in fields(Row) if field.name != "clip"]
+    with (out / "rows.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*columns, "clip"])
-        for outcome in outcomes:
-            for row in outcome.rows:
-                values = [getattr(row, column) for column in columns]
-                writer.writerow([*values, paths.get(id(row), "")])
+        for row in rows:
+            kept = _save_clip(row, out).relative_to(out) if row.direction == "real" else ""
+            writer.writerow([*(getattr(row, column) for column in columns), kept])
+
+
+def _save_clip(row: Row, out: Path) -> Path:
+    """One folder per prompt and seed: `+0.flac` is the twin of the others in it."""
+    words = "-".join(row.prompt.lower().replace(",", "").split())
+    return row.clip.save(out / "clips" / f"{words}-seed{row.seed}" / f"{row.coefficient:+g}.flac")

@@ -32,6 +32,31 @@ def test_only_some_in_their_order():
         evaluate(CLIP, RATE, ("mood",))
 
 
+def test_a_window_hears_its_part_alone():
+    joined = np.concatenate([np.zeros(4 * RATE), CLIP])
+    inside = evaluate(joined, RATE, ("loudness", "spectral_centroid"), window=(4.0, None))
+    assert inside["spectral_centroid"] == spectral_centroid(CLIP, RATE)
+    assert evaluate(joined, RATE, ("rms",), window=(0, 4.0))["rms"] < -100
+    twin = np.concatenate([CLIP[: 4 * RATE], CLIP])
+    assert compare(joined, twin, RATE, window=(4.0, 12.0))["log_mel_distance"] == 0
+    assert compare(joined, twin, RATE)["log_mel_distance"] > 1
+
+
+def test_a_short_window_has_no_tempo():
+    tempi = ("pulse_bpm", "beat_bpm", "density")
+    assert all(value > 0 for value in evaluate(CLIP, RATE, tempi, window=(1.0, 7.5)).values())
+    short = evaluate(CLIP, RATE, (*tempi, "onset_rate"), window=(1.0, 6.5))
+    assert all(math.isnan(short[name]) for name in tempi)
+    assert short["onset_rate"] > 0
+    assert math.isnan(compare(CLIP, CLIP, RATE, window=(0, 5.0))["pulse_octaves"])
+
+
+@pytest.mark.parametrize("window", [(4.0, 2.0), (-1.0, 2.0), (0.0, 9.0), (9.0, None), (1.0,)])
+def test_windows_outside_the_clip_are_refused(window, as_users_see_it):
+    with pytest.raises(InputError, match="inside the clip's 8 s"):
+        evaluate(CLIP, RATE, window=window)
+
+
 def test_silence_is_nan_but_for_level():
     found = evaluate(np.zeros(8 * RATE), RATE)
     known = {name for name, value in found.items() if not math.isnan(value)}

@@ -37,7 +37,7 @@ def toy() -> AudioLens:
 
 @pytest.fixture(scope="module")
 def outcomes(toy):
-    return run_demo(toy, settings=SMALL, progress=False)
+    return [run_demo(toy, name, settings=SMALL, progress=False) for name in ("tempo", "timbre")]
 
 
 def test_what_the_demo_runs(outcomes):
@@ -90,20 +90,22 @@ def test_every_row_is_steered_by_its_own_direction(toy, outcomes, name):
 
 
 def test_what_the_demo_writes(toy, outcomes, tmp_path):
-    out = write(outcomes, tmp_path / "demo", SMALL, toy.cfg.model_name)
+    outcome = outcomes[0]
+    out = write(outcome, tmp_path / "demo", SMALL, toy.cfg.model_name)
     rows = list(csv.DictReader((out / "rows.csv").read_text().splitlines()))
-    assert len(rows) == 2 * (20 + 16)
+    assert len(rows) == 20 + 16
     clips = [row["clip"] for row in rows if row["clip"]]
-    assert len(set(clips)) == len(clips) == 2 * 20
+    assert len(set(clips)) == len(clips) == 20
     for path in clips[:3]:
         assert Clip.load(out / path).seconds == 2.0
         assert (out / path).with_name("+0.flac").exists()
-    assert Direction.load(out / "tempo.safetensors").layers == (0, 1, 2, 3, 4)
+    assert Direction.load(out / "direction.safetensors").layers == (0, 1, 2, 3, 4)
     configuration = json.loads((out / "config.json").read_text())
     assert configuration["settings"]["seconds"] == 2.0
-    assert configuration["directions"]["timbre"]["prompts_sha256"]
-    assert (out / "curves.png").stat().st_size > 5000
-    assert (out / "report.txt").read_text() == "\n\n".join(map(report, outcomes)) + "\n"
+    assert configuration["direction"]["prompts_sha256"]
+    assert Choice.of_json(configuration["choice"]) == outcome.choice
+    assert (out / "curve.png").stat().st_size > 5000
+    assert (out / "report.txt").read_text() == report(outcome) + "\n"
 
 
 def planted(slope: float, noise: float, *, n_prompts: int = 8) -> Outcome:
@@ -116,7 +118,7 @@ def planted(slope: float, noise: float, *, n_prompts: int = 8) -> Outcome:
             for seed in (1, 2):
                 change = slope * coefficient + noise * rng.normal() * (coefficient != 0)
                 bpm = 100 * 2**change
-                rows.append(Row("tempo", "real", coefficient, str(prompt), seed, bpm, bpm, 900.0,
+                rows.append(Row("real", coefficient, str(prompt), seed, bpm, bpm, 900.0,
                                 change, "", clip))  # fmt: skip
                 if abs(coefficient) == 1:
                     rows.append(replace(rows[-1], direction="isotropic 1", change=0.01))

@@ -133,10 +133,13 @@ def _median(rows: Sequence[Row], dose: float) -> float:
     return float(median_over_prompts(cell(rows, dose, "change")))
 
 
-def side_effects(rows: Sequence[Row], choice: Choice, concept: Concept) -> "DataFrame":
+def side_effects(
+    rows: Sequence[Row], choice: Choice, concept: Concept, asked: Mapping[str, Sequence[Row]]
+) -> "DataFrame":
     """The effect on every measure, in units of the twins' own spread, and the wanted one over it.
 
-    The first line of each sign is the wanted effect.
+    The first line of each sign is the wanted effect. asked: clips prompted at the poles, by sign:
+    what the words alone do, so that what belongs to the concept is not held against steering.
     """
     import pandas
 
@@ -162,9 +165,20 @@ def side_effects(rows: Sequence[Row], choice: Choice, concept: Concept) -> "Data
                     **found,
                     "in spreads of twins": size,
                     "wanted over this": abs(wanted / size) if size else float("inf"),
+                    "asked in words": _asked(asked[sign], twins, measure, concept),
                 }
             )
     return pandas.DataFrame(lines)
+
+
+def _asked(said: Sequence[Row], neutral: Sequence[Row], measure: str, concept: Concept) -> float:
+    """What prompts at a pole change: the difference of medians, on the scale of its changes."""
+    if measure == concept.heard:
+        values = ([row["value"] for row in rows] for rows in (said, neutral))
+        return concept.change(*(float(np.nanmedian(each)) for each in values))
+    known = ([in_change_units(measure, row[measure]) for row in rows] for rows in (said, neutral))
+    at_pole, unsteered = map(np.nanmedian, known)
+    return float(at_pole - unsteered)
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -273,7 +273,8 @@ class Study:
     @cached_property
     def side_effects(self) -> "DataFrame":
         """Stage 6: what else was moved."""
-        return side_effects(self.rows, self.choice, self.concept)
+        asked = {sign: self.prompted(sign) for sign in SIGNS}
+        return side_effects(self.rows, self.choice, self.concept, asked)
 
     @cached_property
     def closeness(self) -> "DataFrame":
