@@ -2,7 +2,8 @@
 
 Each FOLDER is a trained toy (the packaged ones, when none is given). What is found goes into its
 `evaluation.json`, what steering settled on into `choice.json`, and both, beside the training log,
-into its model card. Parts that were measured before are kept unless they are asked for again.
+into its model card. Parts that were measured before on the same weights are kept unless they are
+asked for again.
 Steering is measured by whole studies, which go on with what lies in `--studies`.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from audio_lens.errors import InputError
 from audio_lens.lens.loading import CHECKPOINTS
+from audio_lens.provenance import weights_sha256
 from audio_lens.recipes.concept import CONCEPTS
 from audio_lens.recipes.study.beside import scatter
 from audio_lens.recipes.study.ledger import kept_settings
@@ -101,6 +103,9 @@ def _gone_on_with(out: Path, asked: StudySettings) -> StudySettings:
     return begun
 
 
+BESIDE = ("register", "flatness", "loudness")
+"""What a card tells beside tempo and brightness: a brighter clip may be higher, noisier, louder."""
+
 RANDOM = ("isotropic", "matched")
 """Kinds of controls that are random directions."""
 
@@ -114,6 +119,7 @@ def _summary(study: Study) -> dict:
     passed = dose.table.set_index("coefficient")["passed"]
     kept = ("pool", "seconds", "test_seeds", "random_draws", "control_seeds", "dropped",
             "scan_nats")  # fmt: skip
+    beside = study.side_effects.set_index(["sign", "measure"])
     return {
         "unit": study.concept.change_unit,
         "settings": {name: getattr(settings, name) for name in kept}
@@ -139,6 +145,10 @@ def _summary(study: Study) -> dict:
                 for kind, stood in random.items()
             },
             "seeds_alone": scattered / abs(side.effect.value),
+            "beside": {
+                name: beside.loc[(sign, name), ["change", "asked in words"]].tolist()
+                for name in BESIDE
+            },
         }
         for sign, side in dose.sides.items()
     }
@@ -164,6 +174,9 @@ def evaluate(
         found = {}  # a rehearsal is no part of an evaluation
     packaged = {path: name for name, path in CHECKPOINTS.items()}
     lens = AudioLens.from_pretrained(packaged.get(folder.resolve(), folder))
+    weights = weights_sha256(lens.hf_model)
+    if found.get("weights") != weights:
+        found = {"weights": weights}  # nor are measures of other weights
     missing = [part for part in PARTS if part not in found or part in again]
     if "steering" in missing:  # refuse its folders before anything is measured
         for name in CONCEPTS:

@@ -46,7 +46,7 @@ def test_no_tempo_in_silence_and_of_few_beats():
 
 def test_a_concept_may_be_heard_by_it():
     ear = BeatThis(Metronome(0.5))
-    heard = replace(concept("tempo"), heard="beat_this", own_measure=ear)
+    heard = replace(concept("tempo"), heard="beat_this", own_measure=ear, needs_pulse=False)
     assert heard.measure(NOISE, RATE) == pytest.approx(120)
 
 

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from audio_lens import AudioLens
 from audio_lens.audio import words
 from audio_lens.audio.level import silent_fraction
 from audio_lens.audio.synthesis import SAMPLE_RATE, draw, render
 from audio_lens.audio.tempo import pulse_bpm
 from audio_lens.audio.timbre import spectral_centroid
 from audio_lens.lens.loading import CHECKPOINTS
+from audio_lens.provenance import weights_sha256
 from audio_lens.toy import _card
 from audio_lens.toy._codec import decode, encode
 
@@ -105,11 +107,42 @@ def test_the_codec_keeps_tempo_and_brightness(toy):
     assert np.mean(right) >= 0.9
 
 
-def test_the_card_is_the_one_its_log_writes():
-    log, found = (
-        json.loads((CHECKPOINTS["toy"] / name).read_text())
-        for name in ("training.json", "evaluation.json")
-    )
-    card = (CHECKPOINTS["toy"] / "README.md").read_text()
-    assert card == _card.write("toy", log, found)
+def _kept(name, file):
+    return json.loads((CHECKPOINTS[name] / file).read_text())
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_the_card_is_the_one_its_log_writes(name):
+    card = (CHECKPOINTS[name] / "README.md").read_text()
+    assert card == _card.write(name, _kept(name, "training.json"), _kept(name, "evaluation.json"))
     assert card.splitlines()[2].startswith("Results on this toy show that a tool works")
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_what_was_measured_is_of_these_weights(name):
+    model = AudioLens.from_pretrained(name).hf_model
+    found = _kept(name, "evaluation.json")
+    assert found["weights"] == weights_sha256(model)
+    assert not found["settings"]["quick"]
+    decoder, codec = model.config.decoder, model.config.audio_encoder
+    assert (decoder.num_hidden_layers, decoder.hidden_size) == (5, 160)
+    assert (decoder.num_attention_heads, decoder.num_codebooks) == (5, 4)
+    assert (codec.upsampling_ratios, codec.num_filters) == ([320], 24)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_the_bars_that_were_met(name):
+    """Those of the codec and of obedience; the card tells which were missed."""
+    found = _kept(name, "evaluation.json")
+    codec = found["codec"]
+    assert codec["clips"] >= 300
+    assert 0.9 <= codec["centroid_slope"] <= 1.1
+    assert codec["centroid_median_error_semitones"] <= 1.5
+    assert codec["centroid_p95_error_semitones"] <= 4
+    assert codec["tempo_within_4_percent"] >= 0.95
+    assert codec["level_within_1_db"] >= 0.95
+    assert min(found["obedience"][f"timbre {sign}"]["clips"] for sign in "+-") >= 200
+    for concept in ("timbre",) if name == "toy-melody" else ("tempo", "timbre"):
+        apart = found["obedience"][f"{concept} told apart"]
+        assert apart["balanced_accuracy"] >= 0.95
+        assert apart["low"] >= 0.92

@@ -43,6 +43,19 @@ def test_what_was_measured_is_kept_unless_asked_for_again(measured, monkeypatch)
     assert ran == ["obedience"]
 
 
+def test_measures_of_other_weights_are_none(measured, monkeypatch):
+    ran, found = [], json.loads((measured / "evaluation.json").read_text())
+    for part in evaluate.PARTS:
+        monkeypatch.setitem(
+            evaluate.PARTS, part, lambda lens, settings, out, p=part: ran.append(p) or found[p]
+        )
+    kept = (measured / "evaluation.json").read_text()
+    (measured / "evaluation.json").write_text(json.dumps(found | {"weights": "others"}))
+    evaluate.evaluate(measured, evaluate.QUICK, measured)
+    assert ran == list(evaluate.PARTS)
+    assert json.loads((measured / "evaluation.json").read_text()) == json.loads(kept)
+
+
 def test_told_apart_counts_what_is_not_heard_as_wrong():
     row = told_apart([120, 130, float("nan"), 90], [60, 70, 80, 110], 98.0)
     assert row["balanced_accuracy"] == pytest.approx((2 / 4 + 3 / 4) / 2)
