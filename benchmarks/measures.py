@@ -5,7 +5,7 @@
 
 Tables go between `<!-- measured: NAME -->` and `<!-- end -->`, so that no number of that page is
 typed by hand. Everything is seeded: the same versions give the same tables. With `--toy` the guard
-is also tried on what the toy generates, which takes minutes.
+is also tried on what the toys generate, which takes minutes.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from audio_lens.audio.beat import beat_bpm
+from audio_lens.audio.measures import evaluate
 from audio_lens.audio.quality import Limits, Vitals, quality_guard, vitals
 from audio_lens.audio.synthesis import BPM_RANGE, SAMPLE_RATE, Recipe, draw, render, with_labels
 from audio_lens.audio.tempo import pulse_bpm
@@ -236,8 +237,11 @@ def guard_rows(
     pool: list[Vitals], held_out: list[Vitals], sick: dict[str, list[tuple[Vitals, Vitals]]]
 ) -> list[list[str]]:
     limits = Limits.from_pool(pool)
-    passed = [quality_guard(clip, clip, limits).passed for clip in held_out]
-    rows = [["unsteered, outside the pool", str(len(passed)), share(passed), "-"]]
+    rows = []
+    for said, tempo in (("", None), (", where a tempo is to be read", "pulse")):
+        passed = [quality_guard(clip, clip, limits, tempo=tempo).passed for clip in held_out]
+        name = f"unsteered, outside the pool{said}"
+        rows.append([name, str(len(passed)), share(passed), "-"])
     for kind, pairs in sick.items():
         verdicts = [quality_guard(clip, twin, limits) for clip, twin in pairs]
         rules = sorted({rule for verdict in verdicts for rule in verdict.failures})
@@ -259,8 +263,31 @@ def guard_table(n: int) -> str:
     return table(GUARD_HEAD, guard_rows(measured[:n], measured[n:], sick))
 
 
-def toy_guard_table(n: int) -> str:
-    """The guard on the toy's own clips, with the probabilities of their codes."""
+FACTORS = ("bpm", "brightness", "register", "density", "hats", "snare", "drums", "level", "key")
+FACTOR_MEASURES = (
+    "pulse_bpm", "beat_bpm", "onset_rate", "spectral_centroid", "harmonic_centroid", "register",
+    "loudness", "flatness",
+)  # fmt: skip
+
+
+def factor_table(n: int) -> str:
+    """Rank correlation of every factor with every measure; the pulse is heard in drummed clips."""
+    recipes = [draw(seed) for seed in range(n)]
+    heard = [evaluate(render(recipe, 6.0), SAMPLE_RATE, FACTOR_MEASURES) for recipe in recipes]
+    drummed = np.array([recipe.drums for recipe in recipes])
+    rows = []
+    for factor in FACTORS:
+        truth, cells = np.array([float(getattr(recipe, factor)) for recipe in recipes]), []
+        for name in FACTOR_MEASURES:
+            values = np.array([each[name] for each in heard])
+            known = np.isfinite(values) & (drummed if name == "pulse_bpm" else True)
+            cells.append(f"{spearmanr(truth[known], values[known]).statistic:.2f}")
+        rows.append([factor, *(cell.replace("nan", "-") for cell in cells)])
+    return table(["factor", *(f"`{name}`" for name in FACTOR_MEASURES)], rows)
+
+
+def toy_guard_table(name: str, n: int) -> str:
+    """The guard on a toy's own clips, with the probabilities of their codes."""
     import torch
 
     from audio_lens import AudioLens
@@ -268,7 +295,7 @@ def toy_guard_table(n: int) -> str:
     from audio_lens.audio.words import neutral_prompts
     from audio_lens.lens.generation import decode_codes
 
-    toy = AudioLens.from_pretrained("toy")
+    toy = AudioLens.from_pretrained(name)
     prompts = neutral_prompts("dev")
 
     def of(prompt: str, codes: torch.Tensor) -> list[Vitals]:
@@ -309,8 +336,10 @@ def measured(n: int, toy: bool) -> Iterator[tuple[str, str]]:
     yield "timbre", timbre_table(n)
     yield "nuisances", semitone_table(n // 4)
     yield "guard", guard_table(n)
+    yield "factors", factor_table(25 * n)
     if toy:
-        yield "toy", toy_guard_table(n)
+        yield "toy", toy_guard_table("toy", n)
+        yield "toy-melody", toy_guard_table("toy-melody", n)
 
 
 def put(page: str, name: str, found: str) -> str:
@@ -326,7 +355,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="renew the tables of the page")
     parser.add_argument("--clips", type=int, default=80, help="in each family")
-    parser.add_argument("--toy", action="store_true", help="the guard on the toy's clips too")
+    parser.add_argument("--toy", action="store_true", help="the guard on the toys' clips too")
     options = parser.parse_args()
     for name, found in measured(options.clips, options.toy):
         print(f"{name}\n{found}\n", flush=True)

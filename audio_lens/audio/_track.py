@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
+from scipy import signal
 
 from .level import loudness
 
 _RELEASE_SECONDS = 0.03
 _CEILING = 10 ** (-1 / 20)
+_OVERSAMPLED = 8
 
 
 def envelope(
@@ -42,7 +44,9 @@ def add(
 def at_level(
     mix: Float[np.ndarray, " sample"], level: float, sample_rate: int
 ) -> Float[np.ndarray, " sample"]:
-    """The mix at a loudness in LUFS, as float32; samples stay below -1 dBFS whatever is asked."""
+    """The mix at a loudness in LUFS, as float32; true peaks stay below -1 dBFS."""
     gain = 10 ** ((level - loudness(mix, sample_rate)) / 20)
-    peak = float(np.abs(mix).max())
-    return (mix * min(gain, _CEILING / peak)).astype(np.float32)
+    if gain * np.abs(mix).max() > _CEILING / 2:  # only then may a peak between samples be over it
+        between = signal.resample_poly(mix, _OVERSAMPLED, 1)
+        gain = min(gain, _CEILING / float(np.abs(between).max()))
+    return (mix * gain).astype(np.float32)

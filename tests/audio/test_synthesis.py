@@ -4,13 +4,16 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.signal import resample_poly
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from audio_lens.audio import words
+from audio_lens.audio._score import score
 from audio_lens.audio.level import loudness, rms
+from audio_lens.audio.measures import evaluate
 from audio_lens.audio.onsets import onset_envelope
 from audio_lens.audio.synthesis import (
     BPM_RANGE,
@@ -67,6 +70,32 @@ def test_every_two_factors_are_independent(recipes):
     for one, other in combinations(FACTORS + tuple(NAMES), 2):
         rho = spearmanr(_values(recipes, one), _values(recipes, other)).statistic
         assert abs(rho) < 0.1, (one, other, rho)
+
+
+#: What each measure is meant to hear, and what else is known to move it (docs/measuring.md).
+MEANT = {
+    "pulse_bpm": {"bpm"},
+    "loudness": {"level"},
+    "spectral_centroid": {"brightness", "register"},
+    "onset_rate": {"bpm", "density", "hats", "drums", "genre"},
+    "register": {"register", "brightness"},
+}
+
+
+def test_no_measure_is_moved_by_other_factors(recipes):
+    heard = [evaluate(render(r, 6.0), SAMPLE_RATE, tuple(MEANT)) for r in recipes]
+    drummed = np.array([r.drums for r in recipes])
+    for name, meant in MEANT.items():
+        values = np.array([each[name] for each in heard])
+        known = np.isfinite(values) & (drummed if name == "pulse_bpm" else True)
+        moved = {
+            factor: spearmanr(np.array(_values(recipes, factor))[known], values[known]).statistic
+            for factor in FACTORS + tuple(NAMES)
+            if factor != "drums" or name != "pulse_bpm"  # of drumless clips there is no pulse
+        }
+        others = {factor: rho for factor, rho in moved.items() if factor not in meant}
+        assert max(map(abs, others.values())) < 0.1, (name, others)
+        assert max(abs(moved[factor]) for factor in meant) > 0.7, (name, moved)
 
 
 def test_words_bind_their_factor_and_no_other(recipes):
@@ -243,3 +272,23 @@ def test_the_range_of_tempo_is_the_published_one(recipes):
     bpm = [recipe.bpm for recipe in recipes]
     assert BPM_RANGE[0] <= min(bpm)
     assert max(bpm) <= BPM_RANGE[1]
+
+
+def test_true_peaks_stay_below_the_ceiling():
+    """At a level no clip can reach, so that every one of them is held down."""
+    for seed in range(20, 28):
+        wave = render(with_labels(draw(seed), level=-12.0), 2.0).astype(float)
+        between = resample_poly(wave, 16, 1)
+        assert -1.3 < 20 * np.log10(np.abs(between).max()) < -0.95
+
+
+def test_the_kick_is_on_every_beat_and_nothing_low_is_off_it():
+    for seed in range(60):
+        recipe = with_labels(draw(seed), drums=True, template=5)
+        beat, attacks = 60 / recipe.bpm, score(recipe, 8.0)
+        low = np.array([a.time for a in attacks if 0 < a.hertz < 160])
+        kicks = np.array([a.time for a in attacks if a.voice == "kick"])
+        beats = np.arange(-(recipe.phase % 1), 8 / beat) * beat
+        assert np.abs(kicks[:, None] - beats).min(0).max() <= 0.008
+        off = (low / beat + recipe.phase % 1 + 0.5) % 1 - 0.5
+        assert np.abs(off * beat).max() <= 0.008 + 1e-6, recipe

@@ -174,11 +174,23 @@ def side_effects(
 def _asked(said: Sequence[Row], neutral: Sequence[Row], measure: str, concept: Concept) -> float:
     """What prompts at a pole change: the difference of medians, on the scale of its changes."""
     if measure == concept.heard:
-        values = ([row["value"] for row in rows] for rows in (said, neutral))
-        return concept.change(*(float(np.nanmedian(each)) for each in values))
-    known = ([in_change_units(measure, row[measure]) for row in rows] for rows in (said, neutral))
-    at_pole, unsteered = map(np.nanmedian, known)
-    return float(at_pole - unsteered)
+        values = ([(row["prompt"], row["value"]) for row in rows] for rows in (said, neutral))
+        return concept.change(*map(_middle, values))
+    known = (
+        [(row["prompt"], in_change_units(measure, row[measure])) for row in rows]
+        for rows in (said, neutral)
+    )
+    at_pole, unsteered = map(_middle, known)
+    return at_pole - unsteered
+
+
+def _middle(values: Sequence[tuple[str, float]]) -> float:
+    """The median over prompts of each one's mean, as everywhere in a study."""
+    by_prompt: dict[str, list[float]] = {}
+    for prompt, value in values:
+        by_prompt.setdefault(prompt, []).append(value)
+    known = [v for v in map(np.array, by_prompt.values()) if np.isfinite(v).any()]
+    return float(np.median([np.nanmean(v) for v in known])) if known else float("nan")
 
 
 def _spread(values: Sequence[float]) -> float:
