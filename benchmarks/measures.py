@@ -3,8 +3,8 @@
     python -m benchmarks.measures            # print the tables
     python -m benchmarks.measures --write    # and put them into docs/measuring.md
 
-Tables go between `<!-- measured: NAME -->` and `<!-- end -->`, so that no number of that page is
-typed by hand. Everything is seeded: the same versions give the same tables. With `--toy` the guard
+Tables go between `<!-- measured: NAME -->` and `<!-- end -->`: none of their numbers is typed by
+hand. Everything is seeded: the same versions give the same tables. With `--toy` the guard
 is also tried on what the toys generate, which takes minutes.
 """
 
@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
+from audio_lens.audio._score import score
 from audio_lens.audio.beat import beat_bpm
 from audio_lens.audio.measures import evaluate
 from audio_lens.audio.quality import Limits, Vitals, quality_guard, vitals
+from audio_lens.audio.register import register
 from audio_lens.audio.synthesis import BPM_RANGE, SAMPLE_RATE, Recipe, draw, render, with_labels
 from audio_lens.audio.tempo import pulse_bpm
 from audio_lens.audio.timbre import (
@@ -263,6 +265,65 @@ def guard_table(n: int) -> str:
     return table(GUARD_HEAD, guard_rows(measured[:n], measured[n:], sick))
 
 
+def register_table(n: int) -> str:
+    """How well `register` follows a melody, and what else moves it."""
+    columns = [
+        _register_cells(n, labels) for labels in ({}, {"instrument": "organ", "density": 2.0})
+    ]
+    rows = [[said, one, columns[1][said]] for said, one in columns[0].items()]
+    return table(["", "random clips", "organ, two notes a beat"], rows)
+
+
+def _register_cells(n: int, labels: dict[str, object]) -> dict[str, str]:
+    recipes = [
+        with_labels(draw(FIRST_SEED + index), template=5, register=0, **labels)
+        for index in range(n)
+    ]
+
+    def heard(change: Callable[[np.ndarray], np.ndarray] = np.asarray, **new: object) -> np.ndarray:
+        changed = [with_labels(recipe, **new) for recipe in recipes]
+        return np.array([register(change(render(r, SECONDS)), SAMPLE_RATE) for r in changed])
+
+    def moved(one: np.ndarray, other: np.ndarray) -> str:
+        sizes = np.abs(other - one)
+        return f"{np.nanmedian(sizes):.1f} ({np.nanpercentile(sizes, 95):.1f})"
+
+    def noisy(wave: np.ndarray) -> np.ndarray:
+        return wave + noise(0.0, 0)[: len(wave)] * wave.std() * 10 ** (-10 / 20) / 0.1
+
+    low, high = heard(), heard(register=1)
+    up = high - low
+    middle, *quartiles = np.nanpercentile(up, [50, 25, 75])
+    truth = [median_pitch(recipe) for recipe in recipes]
+    off = np.abs(low - truth)
+    return {
+        "melody up an octave: median change (quartiles), semitones": (
+            f"{middle:.1f} ({quartiles[0]:.1f} to {quartiles[1]:.1f})"
+        ),
+        "is heard as higher, by more than a semitone": share(list(up > 1)),
+        "is heard within 3 semitones of the octave": share(list(np.abs(up - 12) < 3)),
+        "is heard as lower, by more than a semitone": share(list(up < -1)),
+        "rank correlation with the melody's median pitch": (
+            f"{spearmanr([*truth, *(t + 12 for t in truth)], [*low, *high]).statistic:.2f}"
+        ),
+        "within 1 semitone of the melody's median pitch": share(list(off < 1)),
+        "brightness 0.2 to 0.8 moves it by (95th percentile)": moved(
+            heard(brightness=0.2), heard(brightness=0.8)
+        ),
+        "tempo 80 to 120 BPM": moved(heard(bpm=80.0), heard(bpm=120.0)),
+        "eighth-note hats and snare": moved(
+            heard(hats=0, snare=False, drums=True), heard(hats=2, snare=True, drums=True)
+        ),
+        "white noise at -10 dB": moved(low, heard(noisy)),
+    }
+
+
+def median_pitch(recipe: Recipe) -> float:
+    """Of a recipe's melody, in semitones above 440 Hz."""
+    notes = [a for a in score(recipe, SECONDS) if a.voice == recipe.instrument]
+    return semitones(float(np.median([a.hertz for a in notes if 0 <= a.time < SECONDS])), 440.0)
+
+
 FACTORS = ("bpm", "brightness", "register", "density", "hats", "snare", "drums", "level", "key")
 FACTOR_MEASURES = (
     "pulse_bpm", "beat_bpm", "onset_rate", "spectral_centroid", "harmonic_centroid", "register",
@@ -337,6 +398,7 @@ def measured(n: int, toy: bool) -> Iterator[tuple[str, str]]:
     yield "nuisances", semitone_table(n // 4)
     yield "guard", guard_table(n)
     yield "factors", factor_table(25 * n)
+    yield "register", register_table(n)
     if toy:
         yield "toy", toy_guard_table("toy", n)
         yield "toy-melody", toy_guard_table("toy-melody", n)

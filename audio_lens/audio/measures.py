@@ -61,16 +61,19 @@ _DIFFERENCES = {
         "share",
     ),
 }  # fmt: skip
-"""Measures whose change is a difference, with its unit; of the others it is a ratio, in octaves."""
+"""Measures whose change is a difference, with its unit; of the others it is a ratio."""
+
+_TONES = ("spectral_centroid", "harmonic_centroid", "rolloff")
+"""Measures in Hz, whose ratios are told in semitones; other ratios are in octaves."""
 
 
 def change_unit(name: str) -> str:
     """The unit in which a measure's change is told.
 
-    >>> change_unit("pulse_bpm"), change_unit("register")
-    ('octaves', 'semitones')
+    >>> change_unit("pulse_bpm"), change_unit("rolloff"), change_unit("loudness")
+    ('octaves', 'semitones', 'LU')
     """
-    return _DIFFERENCES.get(name, "octaves")
+    return _DIFFERENCES.get(name, "semitones" if name in _TONES else "octaves")
 
 
 def in_change_units(name: str, value: float) -> float:
@@ -81,7 +84,9 @@ def in_change_units(name: str, value: float) -> float:
     """
     if not np.isfinite(value) or (name not in _DIFFERENCES and value <= 0):
         return float("nan")
-    return value if name in _DIFFERENCES else float(np.log2(value))
+    if name in _DIFFERENCES:
+        return value
+    return (12 if name in _TONES else 1) * float(np.log2(value))
 
 
 Window = tuple[float, float | None]

@@ -79,8 +79,8 @@ def test_random_codes_fail(toy, twin, limits):
 
 def test_random_codes_fail_by_their_probability(toy, twin):
     """Against what the model itself draws, without any help from the sound."""
-    prompts = ["pop music with piano"] * 24
-    clips = toy.generate(prompts, seed=list(range(24)), seconds=2.0, progress=False)
+    prompts = ["pop music with piano"] * 36
+    clips = toy.generate(prompts, seed=list(range(36)), seconds=2.0, progress=False)
     own = torch.stack([clip.codes for clip in clips])
     random = toy.random_codes(frames=own.shape[-1], batch=4, seed=0)
     with torch.no_grad():
@@ -88,12 +88,13 @@ def test_random_codes_fail_by_their_probability(toy, twin):
             code_log_probability(toy(prompts[: len(codes)], codes), codes).tolist()
             for codes in (own, random)
         )
-    pool = [vitals(c.samples, RATE, log) for c, log in zip(clips, own, strict=True)]
-    learnt = Limits.from_pool(pool)
+    heard = [vitals(c.samples, RATE, log) for c, log in zip(clips, own, strict=True)]
+    learnt = Limits.from_pool(heard[:24])
     for values in random:
         clip = vitals(clips[0].samples, RATE, values)
         assert set(quality_guard(clip, clip, learnt).failures) == {"codes"}
-    assert all(quality_guard(clip, clip, learnt).passed for clip in pool)
+    outside = [quality_guard(clip, clip, learnt).failures for clip in heard[24:]]
+    assert np.mean(["codes" not in failed for failed in outside]) >= 0.8
 
 
 def test_clipping_fails(twin, limits):

@@ -72,7 +72,7 @@ def test_options_of_steering_reach_the_steered_clips_alone(lens) -> None:
 def test_the_table_and_the_picture_hold_every_cell(found) -> None:
     table = found.to_dataframe()
     assert len(table) == 6
-    assert table["unit"].tolist() == ["LU", "octaves"] * 3
+    assert table["unit"].tolist() == ["LU", "semitones"] * 3
     first = table.iloc[0]
     means = np.nanmean(found.effects[0, 0], axis=-1)
     assert first["change"] == pytest.approx(np.median(means))
