@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 
 from audio_lens.audio.beat import bpm_of_beats
@@ -46,8 +47,8 @@ class BeatThis:
         """
         try:
             from beat_this.inference import Audio2Beats
-        except ImportError as error:
-            raise InputError(_missing("beat_this", "beats")) from error
+        except (ImportError, OSError) as error:
+            raise InputError(_missing("beat_this", "beats", error)) from error
         try:
             return cls(Audio2Beats(checkpoint_path=name, device=device))
         except (OSError, ValueError, RuntimeError) as error:
@@ -95,8 +96,8 @@ class Audiobox:
         """
         try:
             from audiobox_aesthetics.infer import initialize_predictor
-        except ImportError as error:
-            raise InputError(_missing("audiobox_aesthetics", "aesthetics")) from error
+        except (ImportError, OSError) as error:
+            raise InputError(_missing("audiobox_aesthetics", "aesthetics", error)) from error
         try:
             return cls(initialize_predictor(checkpoint))
         except (OSError, ValueError, RuntimeError) as error:
@@ -122,5 +123,8 @@ class Audiobox:
         return pd.DataFrame(found, columns=list(AXES))
 
 
-def _missing(package: str, extra: str) -> str:
-    return f"{package} is not installed: pip install 'audio-lens[{extra}]'."
+def _missing(package: str, extra: str, error: Exception) -> str:
+    return (
+        f"{package} is not here or cannot be loaded ({error}): pip install 'audio-lens[{extra}]'. "
+        f"It needs a torchaudio that was built for this torch ({torch.__version__})."
+    )

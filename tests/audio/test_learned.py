@@ -97,6 +97,21 @@ def test_a_missing_package_says_how_to_get_it(ear, package, extra, monkeypatch):
         ear.from_pretrained()
 
 
+def test_a_package_that_does_not_load_says_why(monkeypatch):
+    known = builtins.__import__
+
+    def broken(name, *args, **kwargs):
+        if name.startswith("beat_this"):
+            raise OSError("Could not load this library: _torchaudio.so")
+        return known(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(
+        InputError, match=r"_torchaudio\.so.*torchaudio that was built for this torch"
+    ):
+        BeatThis.from_pretrained()
+
+
 def _unreachable(*args, **kwargs):
     raise OSError("no network")
 
