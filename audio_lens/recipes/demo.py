@@ -86,16 +86,14 @@ class Row:
     prompt: str
     seed: int
     bpm: float
-    """By the pulse below 160 Hz. Of random directions, what the concept is heard by is measured
-    alone: other measures are NaN."""
+    """By the pulse below 160 Hz."""
     beat: float
     """BPM by the felt beat of the full band, often an octave off."""
     centroid: float
     change: float
     """From its twin, in the concept's unit; NaN where either has no value."""
     failed: str
-    """Rules of the quality guard that it fails, against its twin; empty where it passes, and
-    `not judged` for random directions."""
+    """Rules of the quality guard that it fails, against its twin; empty where it passes."""
     clip: Clip
 
 
@@ -183,7 +181,7 @@ def run_demo(
     put = steering_of(lens, {"real": direction} | random, choice.way)
     cells = list(_cells(choice, list(random), settings))
     made = _made(lens, cells, put, settings, progress)
-    heard = [_heard(asked, cell, clip) for cell, clip in made]
+    heard = [_heard(cell, clip) for cell, clip in made]
     return Outcome(asked, direction, tuple(_beside_twins(asked, heard)), choice)
 
 
@@ -216,26 +214,22 @@ def _made(
         yield from zip(batch, clips, strict=True)
 
 
-def _row(cell: Cell, clip: Clip, **heard: float) -> Row:
-    """What was heard, by column; change and guard follow beside the twin."""
-    named = {"bpm": float("nan"), "beat": float("nan"), "centroid": float("nan")} | heard
-    return Row(cell.direction, cell.coefficient, cell.prompt, cell.seed, **named,
-               change=float("nan"), failed="not judged", clip=clip)  # fmt: skip
-
-
-def _everything(cell: Cell, clip: Clip) -> tuple[Row, Vitals]:
-    """All that is measured in a clip, and what the guard looks at."""
+def _heard(cell: Cell, clip: Clip) -> tuple[Row, Vitals]:
+    """What is heard in a clip, and what the guard looks at; the rest follows beside the twin."""
     life = vitals(clip.samples, clip.sample_rate)
-    centroid = spectral_centroid(clip.samples, clip.sample_rate)
-    return _row(cell, clip, bpm=life.pulse, beat=life.beat, centroid=centroid), life
-
-
-def _heard(concept: Concept, cell: Cell, clip: Clip) -> tuple[Row, Vitals | None]:
-    """Everything under the real direction; under random ones what the concept is heard by."""
-    if cell.direction == "real":
-        return _everything(cell, clip)
-    heard = concept.measure(clip.samples, clip.sample_rate)
-    return _row(cell, clip, **{_COLUMNS[concept.heard]: heard}), None
+    row = Row(
+        direction=cell.direction,
+        coefficient=cell.coefficient,
+        prompt=cell.prompt,
+        seed=cell.seed,
+        bpm=life.pulse,
+        beat=life.beat,
+        centroid=spectral_centroid(clip.samples, clip.sample_rate),
+        change=float("nan"),
+        failed="",
+        clip=clip,
+    )
+    return row, life
 
 
 def _prompts(n: int) -> tuple[str, ...]:
@@ -244,7 +238,7 @@ def _prompts(n: int) -> tuple[str, ...]:
     return tuple(prompts[:: max(1, len(prompts) // n)][:n])
 
 
-def _beside_twins(concept: Concept, heard: Sequence[tuple[Row, Vitals | None]]) -> Iterator[Row]:
+def _beside_twins(concept: Concept, heard: Sequence[tuple[Row, Vitals]]) -> Iterator[Row]:
     """Rows beside their twin, the unsteered clip of the same prompt and seed: change and guard."""
     column = _COLUMNS[concept.heard]
     twins = {
@@ -254,10 +248,8 @@ def _beside_twins(concept: Concept, heard: Sequence[tuple[Row, Vitals | None]]) 
     }
     for row, life in heard:
         value, twin = twins[row.prompt, row.seed]
-        row = replace(row, change=concept.change(getattr(row, column), value))
-        if life and twin:
-            row = replace(row, failed=", ".join(quality_guard(life, twin).failures))
-        yield row
+        failed = ", ".join(quality_guard(life, twin).failures)
+        yield replace(row, change=concept.change(getattr(row, column), value), failed=failed)
 
 
 # -- what is shown and written ----------------------------------------------------------------
