@@ -41,7 +41,7 @@ def test_effects_are_half_of_up_against_down(lens, found) -> None:
     heard = {
         (row.prompt, row.seed, row.coefficient): (
             loudness(row.clip.samples, row.clip.sample_rate),
-            np.log2(spectral_centroid(row.clip.samples, row.clip.sample_rate)),
+            12 * np.log2(spectral_centroid(row.clip.samples, row.clip.sample_rate)),
         )
         for row in rows
     }
