@@ -113,11 +113,21 @@ def evaluate(
     """
     if unknown := sorted(set(only) - set(MEASURES)):
         raise InputError(f"no measure {unknown[0]!r}: expected one of {', '.join(MEASURES)}")
-    wave = _within(audio, sample_rate, window)
-    short = window is not None and wave.shape[-1] < _SHORTEST_FOR_TEMPO * sample_rate
+    part = _within(audio, sample_rate, window)
+    return _measured(part, sample_rate, only or tuple(MEASURES), in_window=window is not None)
+
+
+def _measured(
+    part: Float[np.ndarray, "channel sample"],
+    sample_rate: int,
+    names: tuple[str, ...],
+    *,
+    in_window: bool,
+) -> dict[str, float]:
+    short = in_window and part.shape[-1] < _SHORTEST_FOR_TEMPO * sample_rate
     return {
-        name: float("nan") if short and name in _TEMPI else MEASURES[name](wave, sample_rate)
-        for name in only or MEASURES
+        name: float("nan") if short and name in _TEMPI else MEASURES[name](part, sample_rate)
+        for name in names
     }
 
 
@@ -154,13 +164,11 @@ def compare(
     0.0
     """
     rates = ("pulse_bpm", "beat_bpm", "onset_rate")
-    tones = ("spectral_centroid", "harmonic_centroid", "rolloff")
-    plain = ("register", "loudness", "flatness")
-    asked = (*rates, *tones, *plain)
-    new, old = (evaluate(clip, sample_rate, asked, window=window) for clip in (audio, twin))
-    parts = (_within(audio, sample_rate, window), _within(twin, sample_rate, window))
+    asked = (*rates, *_TONES, "register", "loudness", "flatness")
+    parts = _within(audio, sample_rate, window), _within(twin, sample_rate, window)
+    new, old = (_measured(p, sample_rate, asked, in_window=window is not None) for p in parts)
     pulse, beat, onsets = (_octaves(new[name], old[name]) for name in rates)
-    centroid, harmonic, top = (semitones(new[name], old[name]) for name in tones)
+    centroid, harmonic, top = (semitones(new[name], old[name]) for name in _TONES)
     return {
         "pulse_octaves": pulse,
         "beat_octaves": beat,

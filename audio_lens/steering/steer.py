@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ def interventions_by_row(
     directions = list(dict.fromkeys(direction for direction, _ in steered))
     own = torch.tensor([directions.index(direction) for direction, _ in steered])
     strength = torch.tensor([number for _, number in steered], dtype=torch.float32)
-    each = [interventions(lens, one, coefficient=strength, **options) for one in directions]
+    each = [interventions(lens, one, coefficient=strength, op=add, **options) for one in directions]
     if len({repr([(one.site, one.layers) for one in made]) for made in each}) > 1:
         raise InputError(
             "rows have directions that act at different sites or layers: steer them in runs apart."
@@ -115,8 +115,13 @@ def _add_own(directions: Sequence[Mapping[int, Tensor]], own: Int[Tensor, " row"
         layer: torch.stack([vectors[layer] for vectors in directions]) for layer in directions[0]
     }
 
+    @cache
+    def placed(layer: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        return stacked[layer].to(device, dtype)
+
     def add_own(tensor: Tensor, coefficient: Any, hook: Hook) -> Tensor:
-        vectors = stacked[hook.site.key[1]].to(tensor)[own[list(hook.rows)]]
+        known = placed(hook.site.key[1], tensor.device, tensor.dtype)
+        vectors = known[own[list(hook.rows)]]
         ones = [1] * (tensor.ndim - vectors.ndim)
         return tensor + scaled(coefficient, vectors.view(len(vectors), *ones, *vectors.shape[1:]))
 

@@ -15,6 +15,7 @@ from audio_lens.recipes.study.choosing import Choice
 from audio_lens.recipes.study.doses import by_dose, cell, estimated
 from audio_lens.recipes.study.hearing import HEARD, Hearing
 from audio_lens.recipes.study.ledger import Row
+from audio_lens.recipes.study.poles import grid
 from audio_lens.recipes.study.settings import StudySettings
 
 if TYPE_CHECKING:
@@ -174,23 +175,14 @@ def side_effects(
 def _asked(said: Sequence[Row], neutral: Sequence[Row], measure: str, concept: Concept) -> float:
     """What prompts at a pole change: the difference of medians, on the scale of its changes."""
     if measure == concept.heard:
-        values = ([(row["prompt"], row["value"]) for row in rows] for rows in (said, neutral))
-        return concept.change(*map(_middle, values))
-    known = (
-        [(row["prompt"], in_change_units(measure, row[measure])) for row in rows]
-        for rows in (said, neutral)
+        return concept.change(*(float(median_over_prompts(grid(rows))) for rows in (said, neutral)))
+
+    def scaled(row: Row) -> float:
+        return in_change_units(measure, row[measure])
+
+    return float(
+        median_over_prompts(grid(said, scaled)) - median_over_prompts(grid(neutral, scaled))
     )
-    at_pole, unsteered = map(_middle, known)
-    return at_pole - unsteered
-
-
-def _middle(values: Sequence[tuple[str, float]]) -> float:
-    """The median over prompts of each one's mean, as everywhere in a study."""
-    by_prompt: dict[str, list[float]] = {}
-    for prompt, value in values:
-        by_prompt.setdefault(prompt, []).append(value)
-    known = [v for v in map(np.array, by_prompt.values()) if np.isfinite(v).any()]
-    return float(np.median([np.nanmean(v) for v in known])) if known else float("nan")
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -1,7 +1,8 @@
 """Whether a concept is audible at all: clips prompted at its poles, beside neutral ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +19,8 @@ from audio_lens.recipes.study.ledger import Row
 from audio_lens.recipes.study.strengths import SIGNS
 
 _DRAWS = 10_000
+
+Grid = Float[np.ndarray, "prompt seed"]
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ def prompted_poles(
 
     rows: clips of `"+"` and `"-"`, and of neutral test prompts; dev: of neutral dev prompts.
     """
-    grids = {name: _grid(found) for name, found in rows.items()}
+    grids = {name: grid(found) for name, found in rows.items()}
     values = {name: bootstrap(grid) for name, grid in grids.items()}
-    among_dev = bootstrap(_grid(dev), draws=1000).value
+    among_dev = bootstrap(grid(dev), draws=1000).value
 
     drawn = {
         name: median_over_prompts(resampled(grid, draws=_DRAWS, seed=n))
@@ -79,8 +82,9 @@ def prompted_poles(
     )
 
 
-def _grid(rows: Sequence[Row]) -> Float[np.ndarray, "prompt seed"]:
+def grid(rows: Sequence[Row], of: Callable[[Row], float] = itemgetter("value")) -> Grid:
+    """What is heard by prompt and seed; or anything else of each row."""
     by_prompt: dict[str, list[float]] = {}
     for row in rows:
-        by_prompt.setdefault(row["prompt"], []).append(row["value"])
+        by_prompt.setdefault(row["prompt"], []).append(of(row))
     return np.array(list(by_prompt.values()))
